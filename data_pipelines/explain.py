@@ -1,0 +1,98 @@
+"""Which documents, sources and phase were in a step of a run?
+
+    python -m data_pipelines.explain RUN --step N
+
+Works from the configuration in the run's folder: the plan is a pure function, so nothing was logged for this. Where
+metrics.jsonl has the step, the digest of the tokens found is compared with the one that training recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from data_pipelines.ledger import ledger, passes
+from data_pipelines.plan import Plan
+from data_pipelines.prepare import prepare
+from data_pipelines.sources import Source, build_plan, open_train
+from data_pipelines.windows import window_hash
+
+
+def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterator[str]:
+    """A line for the window, then one for each document in it."""
+    window = plan.window(g)
+    source, start = sources[window.source], window.index * plan.seq_len
+    yield f"window {g:,}: {window.phase}, {window.source}, epoch {window.epoch}, index {window.index:,}"
+    edges = [0, *source.window_edges(window.index, plan.seq_len).tolist(), plan.seq_len + 1]
+    for first, end in pairwise(edges):
+        place = source.place(start + first)
+        yield f"  {end - first:6,} tokens  {place.name}  (shard {place.shard}, document {place.document:,})"
+
+
+def step_digest(plan: Plan, sources: Mapping[str, Source], windows: range) -> int:
+    """What the trainer records as batch_digest, 0 .. 2^64 - 1."""
+    places = ((g, plan.window(g)) for g in windows)
+    return sum(window_hash(g, sources[w.source].window(w.index, plan.seq_len)) for g, w in places) % 2**64
+
+
+def recorded_digest(run_dir: Path, step: int) -> int | None:
+    """batch_digest of the step in metrics.jsonl; the last line counts, since a resumed run may repeat steps."""
+    path = run_dir / "metrics.jsonl"
+    rows = map(json.loads, path.read_text().splitlines()) if path.is_file() else iter(())
+    found = [row["batch_digest"] for row in rows if row.get("step") == step]
+    return int(found[-1], 16) if found else None
+
+
+def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
+    yield "so far, in target tokens:"
+    for phase, sources in ledger(plan, num_windows).items():
+        if any(sources.values()):
+            yield f"  {phase}: " + ", ".join(f"{source} {tokens:,}" for source, tokens in sources.items())
+    yield "  passes: " + ", ".join(f"{source} {count:.2f}" for source, count in passes(plan, num_windows).items())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.explain", description="Which documents were in a step of a run?"
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument("--step", required=True, type=int, metavar="N", help="number of the step, from 1")
+    args = parser.parse_args(arguments)
+    try:
+        return explain(args.run, args.step)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def explain(run_dir: Path, number: int) -> int:
+    from train.config import load_run  # imports the engine: seconds that --help should not take
+
+    run = load_run(run_dir)
+    step = run.timeline.step(number)
+    prepared = prepare(run.section("data"))
+    plan = build_plan(run.section("data"), prepared, run.timeline, seed=run.section("debug").seed)
+    sources = open_train(prepared)
+    windows = range(step.first_window, step.first_window + step.num_windows)
+    for g in windows:
+        print(*explain_window(plan, sources, g), sep="\n")
+    print(*explain_ledger(plan, windows.stop), sep="\n")
+    found, recorded = step_digest(plan, sources, windows), recorded_digest(run_dir, number)
+    if recorded is None:
+        print(f"digest {found:016x}; {run_dir}/metrics.jsonl has no step {number} to compare it with")
+    elif found == recorded:
+        print(f"digest {found:016x}, the same as training recorded")
+    else:
+        raise ValueError(
+            f"digest {found:016x} is not the {recorded:016x} that training recorded for step {number}: the corpus or "
+            f"the configuration in {run_dir} has changed since"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

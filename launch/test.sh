@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# All checks, from a fresh clone: lint, format, types, tests. Runs every check even if one fails; exits 1 if any did.
+#   ./launch/test.sh [pytest arguments]      e.g. ./launch/test.sh -k muon
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/env.sh
+
+failed=()
+
+check() { # name, command...
+    local name=$1 started=$SECONDS verdict=ok
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" || { verdict=FAILED; failed+=("$name"); }
+    printf '== %s: %s (%d s)\n' "$name" "$verdict" $((SECONDS - started))
+}
+
+check lint "$PY" -m ruff check .
+check format "$PY" -m ruff format --check .
+check types "$PY" -m pyright --pythonpath "$PY"
+check tests "$PY" -m pytest "$@"
+
+[ ${#failed[@]} -eq 0 ] || { printf '\nfailed: %s\n' "${failed[*]}"; exit 1; }
+printf '\nall checks passed\n'

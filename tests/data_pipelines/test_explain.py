@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.config import FilesData, ShardSource
+from data_pipelines.explain import explain_ledger, explain_window, main, recorded_digest, step_digest
+from data_pipelines.prepare import Prepared
+from data_pipelines.sources import build_plan, open_train
+from tests.data_pipelines.conftest import MakeShards
+from tests.data_pipelines.test_loader import TIMELINE, L, loader_of
+
+
+@pytest.fixture
+def prepared(make_shards: MakeShards) -> Prepared:
+    uri = make_shards("web", [[5] * 29 + [1], [6] * 9 + [1]], [[7] * 59 + [1]])
+    return Prepared(tokenizer_dir="", sources={"web": ShardSource(train=uri)})
+
+
+def test_a_window_is_traced_to_its_documents(prepared: Prepared):
+    """Tokens 0-29 | 30-39 | 40-99: window 1 reads 16-32, window 2 reads 32-48, window 4 reads 64-80."""
+    plan, sources = build_plan(FilesData(), prepared, TIMELINE, seed=0), open_train(prepared)
+    by_index = {plan.window(g).index: list(explain_window(plan, sources, g)) for g in range(6)}
+    g = next(g for g in range(6) if plan.window(g).index == 1)
+    assert by_index[1][0] == f"window {g}: first, web, epoch 0, index 1"
+    assert [line.split() for line in by_index[1][1:]] == [
+        ["14", "tokens", "web-0-0", "(shard", "00000,", "document", "0)"],
+        ["3", "tokens", "web-0-1", "(shard", "00000,", "document", "1)"],
+    ]
+    assert [line.split()[:3] for line in by_index[2][1:]] == [["8", "tokens", "web-0-1"], ["9", "tokens", "web-1-0"]]
+    assert [line.split()[:3] for line in by_index[4][1:]] == [["17", "tokens", "web-1-0"]]
+
+
+def test_the_digest_is_the_one_of_the_loader(prepared: Prepared):
+    plan, sources = build_plan(FilesData(), prepared, TIMELINE, seed=0), open_train(prepared)
+    loader = loader_of(prepared, batch=8)
+    stream = iter(loader)
+    for first in (0, 8):
+        next(stream)
+        assert step_digest(plan, sources, range(first, first + 8)) == loader.pop_digest() % 2**64
+
+
+def test_the_last_record_of_a_step_counts(tmp_path: Path):
+    rows = [{"step": 1, "batch_digest": "0a"}, {"step": 2, "batch_digest": "0b"}, {"step": 1, "batch_digest": "0c"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [recorded_digest(tmp_path, step) for step in (1, 2, 3)] == [12, 11, None]
+    assert recorded_digest(tmp_path / "none", 1) is None
+
+
+def test_the_ledger_is_told_in_tokens_and_passes(prepared: Prepared):
+    plan = build_plan(FilesData(), prepared, TIMELINE, seed=0)
+    assert list(explain_ledger(plan, 54)) == [
+        "so far, in target tokens:",
+        f"  first: web {48 * L}",
+        f"  second: web {6 * L}",
+        "  passes: web 9.00",  # 100 tokens are 6 windows
+    ]
+
+
+def test_help_says_what_the_command_does(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "Which documents were in a step of a run?" in capsys.readouterr().out

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from data_pipelines import prepare as module
+from data_pipelines.config import DataConfig, FilesData, FileSource, ShardsData, ShardSource, StdlibData, source_names
+from data_pipelines.corpora import Document
+from data_pipelines.manifest import DataError, Manifest
+from data_pipelines.prepare import Prepared, prepare, rank_of, split
+from data_pipelines.sources import Source, open_held_out, open_train
+from data_pipelines.tokenize import main as tokenize
+from data_pipelines.tokenize import tokenize_files
+from data_pipelines.tokenizer import TextEncoder
+
+
+def write_texts(folder: Path, num_documents: int = 40) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"text": f"document {k} says {k * k} and nothing else. " * (1 + k % 7)} for k in range(num_documents)]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for k in range(5):
+        (folder / f"{k}.txt").write_text(f"text number {k}. " * 40)
+
+
+def files_data(folder: Path, **settings) -> FilesData:
+    sources = {"lines": FileSource(glob=f"{folder}/texts/*.jsonl"), "texts": FileSource(glob=f"{folder}/texts/*.txt")}
+    return FilesData(dir=str(folder / "data"), sources=sources, **{"vocab_size": 300, "held_out": 0.1, **settings})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> FilesData:
+    write_texts(tmp_path / "texts")
+    return files_data(tmp_path)
+
+
+def hashes(folder: str | Path) -> dict[str, str]:
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def document_names(source: Source) -> set[str]:
+    ends = [0, *source.document_ends(0, source.num_tokens).tolist()]
+    return {source.place(token).name for token in ends}
+
+
+def test_every_document_is_trained_on_or_held_out(data: FilesData):
+    prepared = prepare(data)
+    assert sorted(prepared.sources) == ["lines", "texts"]
+    train, held_out = open_train(prepared), open_held_out(prepared)
+    assert document_names(train["lines"]) | document_names(held_out["lines"]) == {f"a.jsonl:{k}" for k in range(1, 41)}
+    assert document_names(train["texts"]) | document_names(held_out["texts"]) == {f"{k}.txt" for k in range(5)}
+    for name in train:
+        assert not document_names(train[name]) & document_names(held_out[name])
+        assert document_names(held_out[name])
+
+
+def test_the_tokens_are_the_documents(data: FilesData, tmp_path: Path):
+    prepared = prepare(data)
+    encoder = TextEncoder(prepared.tokenizer_dir)
+    assert encoder.vocab_size <= 300
+    source = open_train(prepared)["texts"]
+    edges = [0, *source.document_ends(0, source.num_tokens).tolist(), source.num_tokens]
+    for start, end in zip(edges, edges[1:], strict=False):
+        *ids, eos_id = source.tokens(start, end).tolist()
+        assert encoder.decode(ids) == (tmp_path / "texts" / source.place(start).name).read_text()
+        assert eos_id == encoder.eos_id
+
+
+def test_a_second_call_does_no_work_and_a_copy_elsewhere_gives_the_same_bytes(data: FilesData, tmp_path: Path):
+    first = hashes(prepare(data).tokenizer_dir + "/..")
+    times = {path: path.stat().st_mtime_ns for path in Path(data.dir).rglob("*.ds")}
+    assert hashes(prepare(data).tokenizer_dir + "/..") == first
+    assert {path: path.stat().st_mtime_ns for path in Path(data.dir).rglob("*.ds")} == times
+    write_texts(tmp_path / "moved/texts")
+    assert hashes(prepare(files_data(tmp_path / "moved")).tokenizer_dir + "/..") == first
+
+
+def test_a_changed_corpus_or_setting_is_prepared_anew_and_the_old_one_stays(data: FilesData, tmp_path: Path):
+    first = prepare(data)
+    write_texts(tmp_path / "texts", num_documents=41)
+    others = [prepare(data), prepare(files_data(tmp_path, vocab_size=310)), prepare(files_data(tmp_path, held_out=0.2))]
+    folders = {prepared.tokenizer_dir for prepared in (first, *others)}
+    assert len(folders) == 4
+    assert all((Path(folder) / "tokenizer.json").is_file() for folder in folders)
+
+
+def test_mix_and_masks_need_no_new_preparation(data: FilesData, tmp_path: Path):
+    changed = files_data(tmp_path, mix={"p": {"lines": 1.0}}, intra_document=False, max_epochs=3)
+    assert prepare(changed) == prepare(data)
+
+
+def test_an_interrupted_preparation_is_done_again(data: FilesData, monkeypatch: pytest.MonkeyPatch):
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write_source", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(data)
+    (leftover,) = Path(data.dir).glob("*/tokenizer")
+    (leftover / "garbage").write_text("x")
+    prepare(data)
+    assert not (leftover / "garbage").exists()
+
+
+def test_three_processes_prepare_once(data: FilesData):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        results = pool.map(prepare, [data] * 3)
+    assert results == [results[0]] * 3
+    assert len(list(Path(data.dir).glob("*/prepared.json"))) == 1
+
+
+def test_no_validation_part_without_held_out(data: FilesData, tmp_path: Path):
+    prepared = prepare(files_data(tmp_path, held_out=0))
+    assert open_held_out(prepared) == {}
+    assert open_train(prepared)["texts"].manifest.num_documents == 5
+
+
+def test_a_given_tokenizer_is_used(data: FilesData, tmp_path: Path, tokenizer_dir: Path):
+    prepared = prepare(files_data(tmp_path, tokenizer=str(tokenizer_dir)))
+    assert prepared.tokenizer_dir == str(tokenizer_dir)
+    assert open_train(prepared)["lines"].manifest.tokenizer == TextEncoder(tokenizer_dir).hash
+
+
+def documents(*sizes: int) -> list[Document]:
+    return [Document(f"d{k}", "x" * size) for k, size in enumerate(sizes)]
+
+
+def test_held_out_documents_have_the_lowest_ranks_and_the_sample_the_highest():
+    corpus = documents(*[100] * 50)
+    result = split("s", iter(corpus), held_out=0.1, sample_chars=450)
+    ranks = sorted(map(rank_of, corpus))
+    assert result.held_out == frozenset(ranks[:5])
+    assert result.sample_from == ranks[-5]  # 4 documents are too little, 5 are enough
+    assert result.num_chars == 5000
+
+
+def test_a_document_larger_than_the_held_out_part_stays_in_training():
+    corpus = documents(1_000_000, *[100] * 20)
+    result = split("s", iter(corpus), held_out=0.0005, sample_chars=10)
+    assert 1 <= len(result.held_out) <= 5
+    assert rank_of(corpus[0]) not in result.held_out
+
+
+def test_something_is_held_out_of_few_large_documents():
+    corpus = documents(1000, 900, 800)
+    assert split("s", iter(corpus), held_out=0.01, sample_chars=10).held_out == {rank_of(corpus[2])}
+
+
+def test_one_document_cannot_be_divided():
+    with pytest.raises(ValueError, match=r"source 's' has 1 non-empty document\(s\), too few .* data\.held_out=0"):
+        split("s", iter(documents(500, 0)), held_out=0.1, sample_chars=10)
+    assert split("s", iter(documents(500)), held_out=0, sample_chars=10).held_out == frozenset()
+
+
+def test_shards_of_another_tokenizer_are_refused(data: FilesData, tokenizer_dir: Path):
+    prepared = prepare(data)
+    uri = prepared.sources["lines"].train
+    good = ShardsData(tokenizer=prepared.tokenizer_dir, sources={"l": ShardSource(train=uri)})
+    assert prepare(good) == Prepared(tokenizer_dir=prepared.tokenizer_dir, sources={"l": ShardSource(train=uri)})
+    with pytest.raises(DataError, match=r"data\.sources\.l: .* was made by a tokenizer with hash"):
+        prepare(ShardsData(tokenizer=str(tokenizer_dir), sources={"l": ShardSource(train=uri)}))
+    with pytest.raises(ValueError, match=r"data\.sources is empty"):
+        prepare(ShardsData(tokenizer=prepared.tokenizer_dir))
+
+
+def test_the_command_writes_the_same_bytes_with_any_number_of_workers(
+    tmp_path: Path, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_texts(tmp_path / "texts")
+    for workers in (1, 2):
+        out = str(tmp_path / f"out{workers}")
+        arguments = ["--input", f"{tmp_path}/texts/*", "--tokenizer", str(tokenizer_dir), "--out", out]
+        assert tokenize([*arguments, "--workers", str(workers)]) == 0
+    assert hashes(tmp_path / "out1") == hashes(tmp_path / "out2")
+    assert "45 documents" in capsys.readouterr().out
+    assert len(Manifest.load(str(tmp_path / "out1")).shards) == 6
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]):
+    write_texts(tmp_path / "texts")
+    out = str(tmp_path / "out")
+
+    def error(pattern: str, tokenizer: Path, key: str = "text") -> str:
+        arguments = ["--input", f"{tmp_path}/{pattern}", "--tokenizer", str(tokenizer), "--out", out]
+        assert tokenize([*arguments, "--text-key", key, "--workers", "1"]) == 1
+        return capsys.readouterr().err
+
+    assert "no file matches" in error("nothing/*", tokenizer_dir)
+    assert "tokenizer.json does not exist" in error("texts/*", tmp_path)
+    assert "a.jsonl, line 1: expected text under 'body', got text" in error("texts/*.jsonl", tokenizer_dir, "body")
+    assert not Manifest.exists(out)
+
+
+def test_shards_are_never_overwritten(tmp_path: Path, tokenizer_dir: Path):
+    write_texts(tmp_path / "texts")
+    files = {"a.jsonl": str(tmp_path / "texts/a.jsonl")}
+    tokenize_files(files, str(tokenizer_dir), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="holds shards already; choose another folder or delete that one"):
+        tokenize_files(files, str(tokenizer_dir), str(tmp_path / "out"))
+
+
+def test_empty_documents_only_are_nothing_to_train_on(tmp_path: Path, tokenizer_dir: Path):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(ValueError, match="the documents are all empty"):
+        tokenize_files({"empty.txt": str(tmp_path / "empty.txt")}, str(tokenizer_dir), str(tmp_path / "out"))
+
+
+def test_kind_chooses_the_class_and_unknown_keys_are_refused():
+    adapter = TypeAdapter(DataConfig)
+    assert adapter.validate_python({"kind": "stdlib"}) == StdlibData()
+    files = adapter.validate_python({"kind": "files", "sources": {"b": {"glob": "x"}, "a": {"glob": "y"}}})
+    assert files.sources["a"] == FileSource(glob="y", text_key="text")
+    assert (source_names(files), source_names(StdlibData())) == (["a", "b"], ["code", "prose", "stem"])
+    for section in ({"kind": "stdlib", "vocab": 1}, {"kind": "web"}, {"kind": "files", "held_out": 1.5}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(section, extra="forbid")

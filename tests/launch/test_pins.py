@@ -1,0 +1,53 @@
+"""pyproject.toml and launch/constraints.txt say what the code needs, and the same versions."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OURS = ("train", "data_pipelines", "launch", "tests")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RUNTIME = PROJECT["dependencies"]
+DEV = PROJECT["optional-dependencies"]["dev"]
+
+
+def distribution(requirement: str) -> str:
+    """'pyright[nodejs]==1.1.414' -> 'pyright'"""
+    return re.split(r"[\[=<>; ]", requirement)[0].lower().replace("_", "-")
+
+
+def imported_distributions(folder: str) -> set[str]:
+    """Distributions of all third-party modules that the Python files of a folder import, anywhere in them."""
+    modules: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.split(".")[0])
+    owners = packages_distributions()
+    third_party = modules - set(sys.stdlib_module_names) - set(OURS)
+    return {owners.get(module, [module])[0].lower().replace("_", "-") for module in third_party}
+
+
+def test_every_exact_pin_is_in_the_lock() -> None:
+    lock = (ROOT / "launch" / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
+    pins = [re.sub(r"\[.*\]", "", pin).lower().replace("_", "-") for pin in RUNTIME + DEV if "==" in pin.split(";")[0]]
+    assert [pin for pin in pins if pin not in lock] == []
+
+
+def test_everything_is_pinned_exactly_but_torch_and_triton() -> None:
+    loose = {distribution(pin) for pin in RUNTIME + DEV if "==" not in pin.split(";")[0]}
+    assert loose == {"torch", "triton"}
+
+
+def test_everything_that_the_code_imports_is_declared() -> None:
+    declared = {distribution(pin) for pin in RUNTIME}
+    for folder in ("train", "data_pipelines", "launch"):
+        assert imported_distributions(folder) - declared == set()
+    assert imported_distributions("tests") - declared - {distribution(pin) for pin in DEV} == set()

@@ -1,0 +1,169 @@
+"""What each of 4 gloo ranks does for test_sharded.py. Starting ranks costs more than all checks, so they start once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+
+from tests.train.optim.small_model import CASES, Case, model_of, set_gradients, sharded_model_of, values
+from train.optim.config import AdamWConfig, MuonConfig, OptimizerConfig
+from train.optim.exchange import Orthogonalize
+from train.optim.groups import Optimizers, optimizers_config
+from train.optim.muon import Muon
+
+WORLD_SIZE = 4
+LR = 0.02
+SECTION = OptimizerConfig(muon=MuonConfig(lr=LR, ns_dtype="float32"), adamw=AdamWConfig(lr=LR))
+SECTION_BF16 = OptimizerConfig(muon=MuonConfig(lr=LR, ns_dtype="bfloat16"), adamw=AdamWConfig(lr=LR))
+
+
+@dataclass
+class Outcome:
+    """Of one case, the worst over ranks."""
+
+    error: float
+    """Largest difference of a weight from the 1-rank run, after two steps."""
+    num_orthogonalized: int
+    """Matrices given to Newton-Schulz in one step, summed over the world."""
+    num_collectives: int
+    """Collectives of one Muon step."""
+
+
+def run_checks(rank: int, folder: str) -> None:
+    """Rank 0 leaves {check: Outcome or number} in <folder>/outcomes.pt."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE)
+    outcomes: dict[str, Outcome | float | str] = {name: check_case(case) for name, case in CASES.items()}
+    outcomes["bfloat16"] = check_bfloat16()
+    outcomes["first state_dict"] = check_first_state_dict()
+    outcomes["columns"] = check_columns_are_refused()
+    outcomes["other mesh"] = check_resume_on_another_mesh(f"{folder}/checkpoint")
+    if rank == 0:
+        torch.save(outcomes, Path(folder, "outcomes.pt"))
+    dist.destroy_process_group()
+
+
+def check_case(case: Case) -> Outcome:
+    model = sharded_model_of(values(seed=0), case)
+    optimizers = build(model, SECTION, exchange_mib=case.exchange_mib)
+    muon = muon_of(optimizers)
+    counter = Counter(muon.orthogonalize)
+    muon.orthogonalize = counter
+    step(optimizers, model, case, seed=1)
+    set_gradients(model, sharded_model_of(values(seed=2), case))
+    counter.count = 0
+    with CommDebugMode() as collectives:
+        optimizers.step()
+    return Outcome(
+        error=error_against(one_rank_weights(SECTION, steps=2), model, case),
+        num_orthogonalized=int(over_ranks(counter.count, dist.ReduceOp.SUM)),
+        num_collectives=int(over_ranks(collectives.get_total_counts(), dist.ReduceOp.MAX)),
+    )
+
+
+def check_bfloat16() -> float:
+    case = CASES["2x2, EP 2"]
+    model = sharded_model_of(values(seed=0), case)
+    step(build(model, SECTION_BF16), model, case, seed=1)
+    return error_against(one_rank_weights(SECTION_BF16, steps=1), model, case)
+
+
+def check_first_state_dict() -> float:
+    """The engine makes the state by a step with zero gradients and zero learning rate."""
+    case = CASES["2x2, EP 2"]
+    model = sharded_model_of(values(seed=0), case)
+    build(model, SECTION).state_dict()
+    return error_against(values(seed=0), model, case)
+
+
+def check_columns_are_refused() -> str:
+    """The message for a matrix whose columns are split, as tensor parallelism would."""
+    mesh = init_device_mesh("cpu", (WORLD_SIZE,), mesh_dim_names=("tp",))
+    try:
+        Muon([("wo", nn.Parameter(distribute_tensor(torch.ones(4, 8), mesh, [Shard(1)])))])
+    except ValueError as error:
+        return str(error)
+    return "accepted"
+
+
+def check_resume_on_another_mesh(folder: str) -> float:
+    """One step on 2 x 2 with EP 2, a checkpoint, and the second step on 1 x 4 with experts by rows."""
+    before, after = CASES["2x2, EP 2"], CASES["1x4, EP 2, experts by rows"]
+    model = sharded_model_of(values(seed=0), before)
+    optimizers = build(model, SECTION)
+    step(optimizers, model, before, seed=1)
+    save({"model": model.state_dict(), "optimizer": optimizers.state_dict()}, checkpoint_id=folder)
+
+    model = sharded_model_of(values(seed=9), after)
+    optimizers = build(model, SECTION)
+    state = {"model": model.state_dict(), "optimizer": optimizers.state_dict()}
+    load(state, checkpoint_id=folder)
+    model.load_state_dict(state["model"])
+    optimizers.load_state_dict(state["optimizer"])
+    step(optimizers, model, after, seed=2)
+    return error_against(one_rank_weights(SECTION, steps=2), model, after)
+
+
+def build(model: nn.Module, section: OptimizerConfig, **muon_kwargs: float) -> Optimizers:
+    config = optimizers_config(section)
+    config.optimizer_factory_kwargs_by_name["Muon"] |= muon_kwargs
+    return config.build(model_parts=[model])
+
+
+def step(optimizers: Optimizers, model: nn.Module, case: Case, *, seed: int) -> None:
+    set_gradients(model, sharded_model_of(values(seed), case))
+    optimizers.step()
+
+
+def one_rank_weights(section: OptimizerConfig, *, steps: int) -> dict[str, Tensor]:
+    """The same training on plain tensors, without any collective."""
+    model = model_of(values(seed=0))
+    optimizers = build(model, section)
+    for seed in range(1, steps + 1):
+        set_gradients(model, model_of(values(seed)))
+        optimizers.step()
+    return {name: param.detach() for name, param in model.named_parameters()}
+
+
+def error_against(expected: dict[str, Tensor], model: nn.Module, case: Case) -> float:
+    """Every rank compares the part that it holds, copies included."""
+    pairs = zip(model.parameters(), sharded_model_of(expected, case).parameters(), strict=True)
+    differences = [(local(got) - local(want)).abs().flatten() for got, want in pairs]
+    return over_ranks(float(torch.cat(differences).max()), dist.ReduceOp.MAX)
+
+
+def local(param: Tensor) -> Tensor:
+    assert isinstance(param, DTensor), type(param)
+    return param.to_local().detach()
+
+
+def over_ranks(value: float, operation: dist.ReduceOp.RedOpType) -> float:
+    total = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(total, operation)
+    return total.item()
+
+
+def muon_of(optimizers: Optimizers) -> Muon:
+    (muon,) = [optim for optim in optimizers if isinstance(optim, Muon)]
+    return muon
+
+
+class Counter:
+    """Counts the matrices that pass through an orthogonalisation."""
+
+    def __init__(self, orthogonalize: Orthogonalize) -> None:
+        self.orthogonalize = orthogonalize
+        self.count = 0
+
+    def __call__(self, x_BMN: Tensor) -> Tensor:
+        self.count += len(x_BMN)
+        return self.orthogonalize(x_BMN)

@@ -1,0 +1,141 @@
+"""train/report.py and train/picture.py on hand-made rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train import report
+from train.picture import smooth
+from train.report import Row
+
+# Three steps of 100 tokens. The second phase starts at token 150, in the middle of the second step.
+PHASES = {"general": (0, 150), "stem": (150, 300)}
+
+
+def make_row(step: int, *, phase: str = "general", loss: float = 1.0, **more: object) -> Row:
+    seconds = {"data": 1.0, "forward_backward": 6.0, "optimizer": 2.0, "checkpoint": 0.0, "validation": 0.0}
+    return {
+        "step": step,
+        "tokens": 100 * step,
+        "phase": phase,
+        "loss": loss,
+        "lr_muon": 8e-4,
+        "lr_adamw": 2e-4,
+        "global_batch": 10,
+        "max_violation": 0.5,
+        "max_violation_by_layer": {"2": 0.5, "3": 0.25},
+        "dead_experts": 0,
+        "tokens_per_second": 50.0 * step,
+        "seconds": {**seconds, "total": 10.0},
+        **more,
+    }
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    return [
+        make_row(1, loss=9.0),
+        make_row(2, loss=6.0, validation={"code": 5.5, "stem": 6.5}, dead_experts=2, max_violation=1.5),
+        make_row(3, loss=4.0, phase="stem", validation={"code": 4.0, "stem": 7.0}),
+    ]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, rows: list[Row]) -> Path:
+    """The rows as a run of windows of 10 tokens leaves them."""
+    phases = "[{name: general, tokens: 3k}, {name: stem, tokens: 3k}]"
+    (tmp_path / "config.yaml").write_text(
+        f"schedule: {{token_scale: 0.05, batch: [{{from_tokens: 0, sequences: 10}}], phases: {phases}}}\n"
+        "training: {seq_len: 10}\n"
+    )
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_a_step_over_a_phase_edge_counts_its_tokens_in_both_phases(rows: list[Row]) -> None:
+    # 300 tokens: 150 + 150, though two of the three steps begin in the first phase
+    assert report.training_block(rows, PHASES)[1:] == [
+        ("  general", "150", "2", "9.000", "6.000"),
+        ("  stem", "150", "1", "4.000", "4.000"),
+        ("  whole run", "300", "3", "9.000", "4.000"),
+    ]
+
+
+def test_a_phase_that_was_not_reached_has_no_line(rows: list[Row]) -> None:
+    names = [line[0] for line in report.training_block(rows[:1], PHASES)]
+    assert names == ["training", "  general", "  whole run"]
+
+
+def test_validation_compares_the_first_measurement_with_the_last(rows: list[Row]) -> None:
+    assert report.validation_block(rows) == [
+        ("validation", "step 2", "step 3", "change"),
+        ("  code", "5.500", "4.000", "-1.500"),
+        ("  stem", "6.500", "7.000", "+0.500"),
+    ]
+    assert report.validation_block(rows[:1]) == []
+
+
+def test_balance_shows_mean_and_worst(rows: list[Row]) -> None:
+    # MaxVio 0.5, 1.5, 0.5: mean 0.83; idle experts 0, 2, 0: mean 0.7
+    assert report.balance_block(rows)[1:] == [("  MaxVio", "0.83", "1.50"), ("  idle experts", "0.7", "2")]
+
+
+def test_balance_judges_the_last_50_steps_only() -> None:
+    rows = [make_row(step, dead_experts=9 if step == 1 else 0) for step in range(1, 52)]
+    assert report.balance_block(rows)[2] == ("  idle experts", "0.0", "0")
+
+
+def test_shares_of_time_add_up_with_the_rest_as_other(rows: list[Row]) -> None:
+    # of 10 s each: data 1, forward-backward 6, optimizer 2, so 1 is left over; times 3 steps
+    lines = {name.strip(): figures for name, *figures in report.time_block(rows)}
+    assert lines["forward-backward"] == ["18.0", "60.0%"]
+    assert lines["other"] == ["3.0", "10.0%"]
+    assert lines["all steps"] == ["30.0", "100.0%"]
+
+
+def test_all_lines_of_the_table_end_in_one_of_its_columns(rows: list[Row]) -> None:
+    ends = {len(line) for line in report.table(rows, PHASES).splitlines() if line}
+    assert ends <= {24 + 14 * columns for columns in range(1, 5)}
+
+
+def test_phase_edges_come_from_the_schedule_of_the_run(run_dir: Path) -> None:
+    assert report.read_phases(run_dir) == PHASES  # 3k x 0.05 = 150 tokens = 15 windows
+
+
+def test_the_line_of_a_step_that_was_cut_off_is_left_out(run_dir: Path, rows: list[Row]) -> None:
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "tok')
+    assert report.read_rows(run_dir) == rows
+
+
+def test_a_report_is_a_table_and_a_picture(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(run_dir)]) == 0
+    output = capsys.readouterr().out
+    assert "3 steps, 300 tokens, 100 tokens/s (median step)" in output
+    assert output.endswith(f"picture: {run_dir}/report.png\n")
+    assert (run_dir / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_needs_one_step_only_and_no_validation(run_dir: Path, rows: list[Row]) -> None:
+    (run_dir / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert report.main([str(run_dir)]) == 0
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("", "no finished step")])
+def test_a_run_without_steps_is_an_error_that_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    assert report.main([str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert str(tmp_path / "metrics.jsonl") in error
+    assert message in error
+
+
+def test_smoothing_is_centred_and_shorter_at_the_ends() -> None:
+    # 3 values around each: (1+2)/2, (1+2+6)/3, (2+6)/2
+    assert smooth([1.0, 2.0, 6.0], window=3) == [1.5, 3.0, 4.0]

@@ -1,0 +1,1 @@
+"""Trains AFMoE models: YAML -> check -> torchtitan Trainer -> <run>/{metrics.jsonl, checkpoint/} -> export."""

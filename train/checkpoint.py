@@ -1,0 +1,145 @@
+"""Checkpoints that are complete or not there. Extends torchtitan's CheckpointManager.
+
+torchtitan writes into `step-N` itself, takes a folder for a checkpoint once DCP's metadata lies in it, and counts
+broken folders when it decides which old ones to delete. Here a checkpoint is written to `step-N.tmp`, flushed, and
+renamed; only `step-N` counts, whether to load or to keep.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.tools.utils import GarbageCollection
+
+from train.errors import RunError
+
+_COMMITTED = re.compile(r"step-(\d+)")
+
+
+def committed_steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in `folder`, in order."""
+    if not folder.is_dir():
+        return []
+    matches = (_COMMITTED.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def stale_steps(steps: list[int], *, keep: int, milestones: set[int]) -> list[int]:
+    """Which of `steps` retention deletes: all but the newest `keep` and the milestones. 0 keeps all."""
+    passing = [step for step in steps if step not in milestones]
+    return passing[:-keep] if keep else []
+
+
+class Checkpoints(CheckpointManager):
+    """Synchronous DCP checkpoints every `interval` steps, at each phase edge and at the end."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(CheckpointManager.Config):
+        milestones: dict[int, str] = field(default_factory=dict)
+        """Step that ends a phase -> the phase; derived from the schedule. These checkpoints are never deleted."""
+        last_step: int = 0
+        """Step after which the run ends; derived from the schedule."""
+
+    def __init__(self, config: Config, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self.config = config
+        self.last_save_seconds = 0.0
+
+    def is_due(self, step: int) -> bool:
+        """Whether `step` ends with a checkpoint."""
+        return self.enable and self._should_save(step, last_step=step == self.config.last_step)
+
+    def _should_save(self, curr_step: int, last_step: bool = False) -> bool:
+        is_milestone = curr_step in self.config.milestones and not self.load_only
+        return is_milestone or super()._should_save(curr_step, last_step)
+
+    @torch.no_grad()
+    def _save(self, curr_step: int, last_step: bool = False) -> bool:
+        if not self._should_save(curr_step, last_step):
+            return False
+        started = time.perf_counter()
+        final = Path(self._create_checkpoint_id(curr_step))
+        partial = final.with_name(final.name + ".tmp")
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed while it saved
+        dist.barrier()
+        try:
+            self.dcp_save(self._flattened_model_states_sd(), str(partial), self.async_mode)
+            _agree(_try_commit(partial, final) if dist.get_rank() == 0 else None)
+        except Exception as error:
+            raise self._save_error(curr_step, partial, error) from error
+        self._purge_stale_checkpoints()
+        GarbageCollection.collect("after a checkpoint")
+        self.last_save_seconds = time.perf_counter() - started
+        return True
+
+    def _save_error(self, step: int, partial: Path, error: Exception) -> RunError:
+        """Frees the space of what could not be written, and says what stands."""
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        steps = committed_steps(Path(self.folder))
+        stands = f"{self.folder}/step-{steps[-1]} is complete" if steps else "there is no earlier one"
+        return RunError(
+            f"cannot save the checkpoint of step {step} to {partial.parent}: {_root_cause(error)}; {stands}. "
+            "Free some space (or mend the file system) and start the same command again."
+        )
+
+    def _find_load_step(self, folder: str = "") -> int:
+        steps = committed_steps(Path(folder or self.folder))
+        return steps[-1] if steps else -1
+
+    def _purge_stale_checkpoints(self) -> None:
+        if not self._should_purge():
+            return
+        steps = committed_steps(Path(self.folder))
+        for step in stale_steps(steps, keep=self.keep_latest_k, milestones=set(self.config.milestones)):
+            self.purge_queue.put(self._create_checkpoint_id(step))
+
+
+def _try_commit(partial: Path, final: Path) -> Exception | None:
+    """Makes a written checkpoint the real one: data first on the disk, then the rename, then the folder's entry."""
+    try:
+        for file in sorted(partial.rglob("*")):
+            if file.is_file():
+                _flush(file)
+        _flush(partial)
+        os.rename(partial, final)
+        _flush(final.parent)
+    except OSError as error:
+        return error
+    return None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _agree(error: Exception | None) -> None:
+    """Raises on every rank what went wrong on rank 0."""
+    errors: list[Exception | None] = [error]
+    dist.broadcast_object_list(errors, src=0)
+    if errors[0] is not None:
+        raise errors[0]
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason, also out of DCP's collection of every rank's failure."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        return _root_cause(next(iter(failures.values()))[0])
+    if error.__cause__ is not None:
+        return _root_cause(error.__cause__)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,77 @@
+"""The one file that adapts torchtitan to a machine without an accelerator. Import it before anything of torchtitan's.
+
+What is adapted, and why, found by running (torchtitan 0.3.0, torch 2.13.0):
+- the engine's device is `cuda` where no accelerator is found; many modules copy it at import, hence "before";
+- its memory monitor asks the device module for five functions that `torch.cpu` lacks;
+- `set_pg_timeouts` names a device in a barrier, which gloo refuses;
+- FSDP scales inside its reduction by an operation that gloo lacks, unless told to sum;
+- the router's float32 autocast does nothing on a CPU but warn (our gate is float32 by itself, see train/model/moe.py);
+- peak FLOP/s are guessed to be an A100's; NaN makes MFU null instead of a fiction.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import types
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torchtitan.tools import utils
+
+
+class CpuModule(types.ModuleType):
+    """`torch.cpu` with what torchtitan's DeviceMemoryMonitor expects besides: the process as the device's memory."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cpu, name)
+
+    def get_device_name(self, device: object = None) -> str:
+        return "CPU"
+
+    def get_device_properties(self, device: object = None) -> types.SimpleNamespace:
+        return types.SimpleNamespace(total_memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    def memory_stats(self, device: object = None) -> dict[str, int]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"active_bytes.all.peak": peak, "reserved_bytes.all.peak": peak}
+
+    def reset_peak_memory_stats(self, device: object = None) -> None:
+        """The peak of a process cannot be reset."""
+
+    def empty_cache(self) -> None:
+        """There is no cache."""
+
+
+def adapt_engine() -> None:
+    """Adapts what takes seconds to import; train/trainer.py calls it before it builds anything."""
+    if torch.accelerator.is_available():
+        return
+    from torchtitan.distributed import fsdp
+    from torchtitan.distributed import utils as dist_utils
+
+    dist_utils.set_pg_timeouts = _set_pg_timeouts
+    keep_gradient_sums = fsdp.disable_fsdp_gradient_division
+
+    def sum_gradients(model: torch.nn.Module) -> None:
+        keep_gradient_sums(model)
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)
+
+    fsdp.disable_fsdp_gradient_division = sum_gradients
+    warnings.filterwarnings("ignore", message="In CPU autocast, but the target dtype is not supported")
+
+
+def _set_pg_timeouts(timeout: timedelta, parallel_dims: Any) -> None:
+    torch.distributed.barrier()
+    groups = [mesh.get_group() for mesh in parallel_dims.get_all_one_dimensional_meshes().values()]
+    for group in [*groups, None]:
+        torch.distributed.set_timeout(timeout, group)
+
+
+if not torch.accelerator.is_available():
+    utils.device_type, utils.device_module = "cpu", CpuModule("cpu")
+    utils.get_peak_flops = lambda device_name: float("nan")

@@ -1,0 +1,20 @@
+"""Errors that are meant for people: printed without a traceback, with an exit code of their own."""
+
+from __future__ import annotations
+
+CONFIG_EXIT = 2
+"""Exit code of a configuration, run directory or corpus that cannot work as given."""
+RUN_EXIT = 3
+"""Exit code of a run that had to stop: non-finite numbers, a full disk, W&B that does not start."""
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration; one problem a line."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on. The message says what stands, and what to do."""

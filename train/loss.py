@@ -1,0 +1,48 @@
+"""Cross-entropy plus z-loss. Extends torchtitan's BaseLoss.
+
+B = batch, L = sequence, V = vocabulary, T = B L.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchtitan.components.loss import IGNORE_INDEX, BaseLoss
+from torchtitan.config import CompileConfig
+
+
+def cross_entropy_and_z(logits_TV: Tensor, labels_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over labelled tokens of the cross-entropy (nats) and of the squared logsumexp, float32.
+
+    labels_T: int64, IGNORE_INDEX where there is no target. The z-term is that of PaLM (arXiv 2204.02311, section 5):
+    it keeps the logits' common offset, which cross-entropy leaves free, near 0.
+    """
+    logits_TV = logits_TV.float()
+    is_target_T = labels_T != IGNORE_INDEX
+    lse_T = torch.logsumexp(logits_TV, dim=-1)
+    target_T = logits_TV.gather(-1, labels_T.clamp(min=0)[:, None])[:, 0]
+    zero = torch.zeros((), device=lse_T.device)
+    return torch.where(is_target_T, lse_T - target_T, zero).sum(), torch.where(is_target_T, lse_T**2, zero).sum()
+
+
+class CrossEntropyZLoss(BaseLoss):
+    """(cross-entropy + weight x z) / tokens, and the two sums for the log."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseLoss.Config):
+        z_loss_weight: float = 0.0
+
+    def __init__(self, config: Config, *, compile_config: CompileConfig | None = None):
+        self.z_loss_weight = config.z_loss_weight
+        self.fn = cross_entropy_and_z
+        self._maybe_compile(compile_config)
+
+    def __call__(
+        self, pred: Tensor, labels: Tensor, global_valid_tokens: Tensor | None = None, **kwargs: object
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """pred [B, L, V], labels [B, L]. The loss is this rank's share of the mean over the tokens of all ranks."""
+        cross_entropy, z = self.fn(pred.flatten(0, 1), labels.flatten())
+        loss = cross_entropy + self.z_loss_weight * z
+        if global_valid_tokens is not None:
+            loss = loss / global_valid_tokens
+        return loss, {"cross_entropy": cross_entropy.detach(), "z": z.detach()}

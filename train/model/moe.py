@@ -1,0 +1,136 @@
+"""The mixture of experts of one layer, and what it counts. Composes torchtitan's router, dispatcher and experts.
+
+B = batch, L = sequence, D = model width, E = experts, K = experts a token visits, F = hidden width of an expert,
+R = tokens routed to the experts of this rank.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torchtitan.models.common.feed_forward import FeedForward
+from torchtitan.models.common.linear import Linear
+from torchtitan.models.common.moe import GroupedExperts, RoutedExperts, TokenChoiceTopKRouter
+from torchtitan.protocols.module import Module
+
+
+class Float32Linear(Linear):
+    """The router's gate. float32 whatever the training dtype: bf16 scores tie, and ties pick experts by index."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Linear.Config):
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input.float(), self.weight.float())
+
+
+class Experts(GroupedExperts):
+    """Routed experts in the dtype of their input; torchtitan's cast to bfloat16 whatever the training dtype."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(GroupedExperts.Config):
+        pass
+
+    def forward(self, x_RD: Tensor, num_tokens_per_expert_E: Tensor) -> Tensor:
+        ends_E = torch.cumsum(num_tokens_per_expert_E, dim=0, dtype=torch.int32)
+        gate_RF = self._project(x_RD, self.w1_EFD, ends_E)
+        up_RF = self._project(x_RD, self.w3_EFD, ends_E)
+        return self._project(F.silu(gate_RF) * up_RF, self.w2_EDF, ends_E)
+
+    def _project(self, x: Tensor, weight: Tensor, ends_E: Tensor) -> Tensor:
+        local = weight.to_local() if isinstance(weight, DTensor) else weight
+        return self._grouped_mm(A=x, B_t=local.to(x.dtype).transpose(-2, -1), offs=ends_E)
+
+
+class MoE(Module):
+    """Shared experts plus top-k routed ones, with a selection bias that only a balancing rule changes.
+
+    Buffers, the same on every rank where persistent:
+        expert_bias_E      float32, added to the scores for selection only
+        bias_momentum_E    float32, SMEBU's momentum
+        token_counts_E     int64, routed tokens of this rank since the last optimizer step
+        balance_loss       float32, sum of the sequence-wise losses of this rank since then, before their weight
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Module.Config):
+        num_experts: int
+        router: TokenChoiceTopKRouter.Config
+        routed_experts: RoutedExperts.Config
+        shared_experts: FeedForward.Config | None
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.num_experts = config.num_experts
+        self.top_k = config.router.top_k
+        self.router = config.router.build()
+        self.routed_experts = config.routed_experts.build()
+        self.shared_experts = config.shared_experts.build() if config.shared_experts is not None else None
+        self.balance_loss_weight = 0.0
+        """Factor on the gradient of each sequence's balance loss; the trainer sets it every step."""
+        self.register_buffer("expert_bias_E", torch.zeros(self.num_experts, dtype=torch.float32))
+        self.register_buffer("bias_momentum_E", torch.zeros(self.num_experts, dtype=torch.float32))
+        self.register_buffer("token_counts_E", torch.zeros(self.num_experts, dtype=torch.int64), persistent=False)
+        self.register_buffer("balance_loss", torch.zeros((), dtype=torch.float32), persistent=False)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        weights_BLK, expert_ids_BLK, scores_BLE = self.router(x_BLD, self.expert_bias_E)
+        counts_BE = count_tokens(expert_ids_BLK, num_experts=self.num_experts)
+        if self.training:
+            weights_BLK = self._record(weights_BLK, scores_BLE, counts_BE)
+        out_BLD = self.routed_experts(x_BLD, weights_BLK, expert_ids_BLK, counts_BE.sum(0))
+        return out_BLD if self.shared_experts is None else out_BLD + self.shared_experts(x_BLD)
+
+    def _record(self, weights_BLK: Tensor, scores_BLE: Tensor, counts_BE: Tensor) -> Tensor:
+        """Counts the tokens once and ties the balance loss to the backward pass of `weights_BLK`."""
+        loss_B = sequence_balance_loss(scores_BLE, counts_BE, top_k=self.top_k)
+        if not is_recomputing():
+            self.token_counts_E += counts_BE.sum(0)
+            self.balance_loss += loss_B.detach().sum()
+        if self.balance_loss_weight == 0:
+            return weights_BLK
+        return _AttachLoss.apply(weights_BLK, loss_B.sum() * self.balance_loss_weight)
+
+    def _init_self_buffers(self, *, buffer_device: torch.device | None = None) -> None:
+        for buffer in self.buffers(recurse=False):
+            buffer.zero_()
+
+
+def count_tokens(expert_ids_BLK: Tensor, *, num_experts: int) -> Tensor:
+    """Tokens of each sequence that chose each expert. int64 [B, L, K] -> int64 [B, E]."""
+    ids_BT = expert_ids_BLK.flatten(1)
+    counts_BE = torch.zeros(ids_BT.shape[0], num_experts, dtype=torch.int64, device=ids_BT.device)
+    return counts_BE.scatter_add_(1, ids_BT, torch.ones_like(ids_BT))
+
+
+def sequence_balance_loss(scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int) -> Tensor:
+    """Sequence-wise balance loss of one layer before its weight, one value a sequence: float32 [B].
+
+    sum_i f_i P_i with f_i = E / (K L) * (tokens that chose i, under the selection bias) and P_i the mean over tokens
+    of s_i / sum_j s_j (no bias). 1 where either is uniform. The gradient flows through P only: f is a count.
+    Source: DeepSeek-V3 (arXiv 2412.19437), equations 17-20; Trinity report, section 2.3.
+    """
+    L, E = scores_BLE.shape[1:]
+    share_BE = (scores_BLE / scores_BLE.sum(-1, keepdim=True)).mean(1)
+    return (counts_BE.to(share_BE.dtype) * (E / (top_k * L)) * share_BE).sum(-1)
+
+
+def is_recomputing() -> bool:
+    """Whether this forward pass is activation checkpointing's second one, run from inside the backward pass."""
+    return torch._C._current_graph_task_id() != -1
+
+
+class _AttachLoss(torch.autograd.Function):
+    """Identity on the first argument whose backward pass also differentiates the second, a scalar loss."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
+        ctx.save_for_backward(loss)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, torch.ones_like(ctx.saved_tensors[0])

@@ -1,0 +1,126 @@
+"""The way of an update: rows -> whole matrices at their owners -> orthogonal rows -> every replica.
+
+Three collectives a round: all_to_all over the shards of a replica, its reverse, and one all_gather over replicas.
+An axis of size 1 needs none; the code is the same on one rank.
+
+Bytes per rank and step, for P elements in the matrices of a grid of S shards x R replicas, b bytes an element:
+
+    all_to_all, out and back   sends 2 b P/(SR) (S-1)/S       only what its own replica owns
+    all_gather                 receives b P/S (R-1)/R         the rest
+
+Repeating the work on each replica sends 2 b P/S (S-1)/S: for split rows owning costs fewer bytes and 1/R of the
+arithmetic. Whole experts (S = 1) would send nothing; there owning pays where the arithmetic saved, 30 M flops an
+element of an M x M matrix, takes longer than b bytes: M > 1,300 at 1 PFLOP/s, 50 GB/s and bfloat16.
+
+Memory: the largest buffer of a round is the result of the all_gather, b P/S summed over the matrices of the round and
+padded to the longest replica; the plan keeps it near `exchange_mib`. Beside it live 1/R of that to send, 1/R to
+receive and, while Newton-Schulz runs, 4/R more. At most four rounds are alive: on the way to the owners, computed,
+on the way back, gathered.
+"""
+
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_*: one kernel for many tensors, as torch.optim itself calls it.
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from train.optim import layout
+from train.optim.ownership import Matrix, Round
+from train.optim.placement import Axis, Grid
+
+Orthogonalize = Callable[[Tensor], Tensor]
+Apply = Callable[[Matrix, Tensor], None]
+Work = dist.Work | None  # None: nothing to wait for
+
+
+def exchange(
+    round_: Round,
+    grid: Grid,
+    *,
+    updates: Sequence[Tensor],
+    orthogonalize: Orthogonalize,
+    apply_: Apply,
+    dtype: torch.dtype,
+) -> Iterator[None]:
+    """One round, as a generator that yields while its bytes travel.
+
+    updates[param]: this rank's part of each parameter's update, [matrices, rows, columns], any float type.
+    orthogonalize(x_BMN): called on the matrices that this rank owns, batched by shape, as `dtype`.
+    apply_(matrix, u_MN): called for every matrix of the round with this rank's rows of the result.
+    """
+    shards, replicas = grid.shards, grid.replicas
+    held, mine = round_.of_replica(replicas.index), round_.owned[replicas.index][shards.index]
+    by_owner = layout.counts_by_owner(round_, replica=replicas.index, shard=shards.index)
+    by_shard = layout.counts_by_shard(mine, num_shards=shards.size)
+
+    # Contents beyond sum(by_owner) are padding: sent by the all_gather, read by nobody.
+    padded = updates[0].new_empty(layout.padded_count(round_, shard=shards.index), dtype=dtype)
+    at_shards = padded[: sum(by_owner)]
+    at_owner = at_shards if shards.size == 1 else padded.new_empty(sum(by_shard))
+
+    views = layout.shard_views(at_shards, held, shard=shards.index, num_shards=shards.size)
+    _copy_(views, [updates[m.param][m.index] for m in held])
+    work = _all_to_all_(at_owner, at_shards, by_shard, by_owner, shards)
+    yield
+    _wait(work)
+    _orthogonalize_(at_owner, mine, shards.size, orthogonalize)
+    work = _all_to_all_(at_shards, at_owner, by_owner, by_shard, shards)
+    yield
+    _wait(work)
+    gathered = padded if replicas.size == 1 else padded.new_empty(replicas.size * padded.numel())
+    work = _all_gather_(gathered, padded, replicas)
+    yield
+    _wait(work)
+    for replica, part in enumerate(gathered.view(replicas.size, -1)):
+        matrices = round_.of_replica(replica)
+        views = layout.shard_views(part, matrices, shard=shards.index, num_shards=shards.size)
+        for matrix, u_MN in zip(matrices, views, strict=True):
+            apply_(matrix, u_MN)
+
+
+def run_interleaved(rounds: Iterable[Iterator[None]]) -> None:
+    """Starts one round after the other, and each time takes those in flight one stage further, the newest first.
+
+    So the bytes of one round travel while another is computed. All ranks of a group run the same rounds in the same
+    order, hence their collectives match.
+    """
+    waiting = iter(rounds)
+    in_flight: list[Iterator[None]] = []
+    while (fresh := list(islice(waiting, 1))) or in_flight:
+        in_flight = [round_ for round_ in fresh + in_flight if next(round_, "done") is None]
+
+
+def _orthogonalize_(buffer: Tensor, matrices: Sequence[Matrix], num_shards: int, orthogonalize: Orthogonalize) -> None:
+    """Replaces the matrices in the owner-side buffer by their orthogonal factors."""
+    views = layout.owner_views(buffer, matrices, num_shards=num_shards)
+    batches = layout.empty_batches(buffer, matrices)
+    _copy_(layout.batch_views(batches, matrices, num_shards=num_shards), views)
+    batches = {shape: orthogonalize(x_BMN) for shape, x_BMN in batches.items()}
+    _copy_(views, layout.batch_views(batches, matrices, num_shards=num_shards))
+
+
+def _copy_(destinations: list[Tensor], sources: list[Tensor]) -> None:
+    if destinations:  # a rank may own nothing in a round
+        torch._foreach_copy_(destinations, sources)
+
+
+def _all_to_all_(to: Tensor, from_: Tensor, to_counts: list[int], from_counts: list[int], axis: Axis) -> Work:
+    if axis.size == 1:
+        return None
+    return dist.all_to_all_single(to, from_, to_counts, from_counts, group=axis.group, async_op=True)
+
+
+def _all_gather_(to: Tensor, from_: Tensor, axis: Axis) -> Work:
+    if axis.size == 1:
+        return None
+    return dist.all_gather_single(to, from_, group=axis.group, async_op=True)
+
+
+def _wait(work: Work) -> None:
+    if work is not None:
+        work.wait()

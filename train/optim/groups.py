@@ -1,0 +1,116 @@
+"""Who gets which optimizer. Extends torchtitan OptimizersContainer.
+
+AdamW for what is looked up or read out (embedding, head) and for gains; Muon for every hidden matrix. The router's
+gate is under Muon too: the Trinity report does not say, and the authors' public trainer (prime-rl) puts every hidden
+weight of two or more dimensions there.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn as nn
+from torch.optim import Optimizer
+from torchtitan.components.checkpointer.utils import canonical_fqn
+from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+from torchtitan.tools.logging import logger
+
+from train.optim.config import OptimizerConfig
+from train.optim.muon import Muon
+from train.optim.ownership import summary
+
+# Ends of names only: wrappers, as of activation checkpointing, put words of their own in the middle.
+LOOKED_UP = r"(^|\.)(tok_embeddings|lm_head)\.weight$"
+GAINS = r"norm\.weight$"
+HIDDEN = r"\.(wq|wk|wv|wo|gate|w1|w2|w3)\.weight$|\.(w1_EFD|w2_EDF|w3_EFD)$"
+
+
+class Optimizers(OptimizersContainer):
+    """torchtitan's container with our Muon, a table of who got what, and errors that name the parameter."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(OptimizersContainer.Config):
+        """torchtitan's own fields; optimizers_config fills them. Declared, or build() would make the parent."""
+
+    def __init__(self, config: Config, *, model_parts: list[nn.Module]) -> None:
+        super().__init__(config, model_parts=model_parts)
+        logger.info("\n".join(["Optimizers:", *assignment_table(self.optimizers)]))
+        for optim in self.optimizers:
+            if isinstance(optim, Muon):
+                for rounds in optim.plan.values():
+                    logger.info(f"Muon: {summary(rounds)}")
+
+    def learning_rates(self) -> dict[str, float]:
+        """The rate of the next step before shape factors, by metric name: lr_adamw, lr_muon."""
+        return {f"lr_{type(optim).__name__.lower()}": optim.param_groups[0]["lr"] for optim in self.optimizers}
+
+    @staticmethod
+    def _resolve_optimizer_factory(name: str) -> Callable[..., Optimizer]:
+        return Muon if name == "Muon" else OptimizersContainer._resolve_optimizer_factory(name)
+
+    @staticmethod
+    def _build_param_groups(
+        model: nn.Module, param_group_configs: list[ParamGroupConfig], impl_kwargs: dict[str, Any]
+    ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[str]]]:
+        check_all_match(model, [group.pattern for group in param_group_configs])
+        groups, patterns = OptimizersContainer._build_param_groups(model, param_group_configs, impl_kwargs)
+        for group in groups.get("Muon", []):
+            for name in impl_kwargs:  # fused, foreach: AdamW's
+                del group[name]
+        return groups, patterns
+
+
+def optimizers_config(section: OptimizerConfig) -> Optimizers.Config:
+    """The `optimizer` section as the engine's configuration."""
+    muon, adamw = section.muon, section.adamw
+    decayed = {"lr": adamw.lr, "betas": adamw.betas, "eps": adamw.eps, "weight_decay": adamw.weight_decay}
+    muon_kwargs = {
+        "lr": muon.lr,
+        "momentum": muon.momentum,
+        "nesterov": muon.nesterov,
+        "weight_decay": muon.weight_decay,
+    }
+    return Optimizers.Config(
+        param_groups=[
+            ParamGroupConfig(pattern=LOOKED_UP, optimizer_name="AdamW", optimizer_kwargs=decayed),
+            # Decay would pull gains to 0, where they multiply the signal.
+            ParamGroupConfig(pattern=GAINS, optimizer_name="AdamW", optimizer_kwargs=decayed | {"weight_decay": 0.0}),
+            ParamGroupConfig(pattern=HIDDEN, optimizer_name="Muon", optimizer_kwargs=muon_kwargs),
+        ],
+        optimizer_factory_kwargs_by_name={
+            "Muon": {
+                "coefficients": muon.coefficients,
+                "ns_dtype": muon.ns_dtype,
+                "exchange_mib": muon.exchange_mib,
+            }
+        },
+    )
+
+
+def check_all_match(model: nn.Module, patterns: list[str]) -> None:
+    """Raises ValueError with the names of the trainable parameters that no pattern matches."""
+    strays = [
+        f"{canonical_fqn(name)} {tuple(param.shape)}"
+        for name, param in model.named_parameters()
+        if param.requires_grad and not any(re.search(pattern, name) for pattern in patterns)
+    ]
+    if strays:
+        raise ValueError(
+            f"no optimizer for {len(strays)} trainable parameters: {', '.join(strays[:8])}; "
+            f"add them to a pattern in train/optim/groups.py, or set requires_grad=False (patterns: {patterns})"
+        )
+
+
+def assignment_table(optimizers: Iterable[Optimizer]) -> list[str]:
+    """One line for each parameter name without its layer number: pattern, optimizer, shape, count."""
+    counts = Counter(
+        (re.sub(r"\.\d+\.", ".*.", name), type(optim).__name__, "x".join(map(str, param.shape)))
+        for optim in optimizers
+        for group in optim.param_groups
+        for name, param in zip(group["param_names"], group["params"], strict=True)
+    )
+    rows = [("parameter", "optimizer", "shape", "count"), *((*key, str(count)) for key, count in counts.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

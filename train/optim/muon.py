@@ -1,0 +1,133 @@
+"""Muon: momentum, orthogonalised. Each hidden matrix is orthogonalised once in the whole world.
+
+    m <- momentum m + g
+    p <- (1 - lr weight_decay) p - lr sqrt(max(1, fan_out / fan_in)) orthogonal(m)
+
+for each matrix of the last two dimensions, [fan_out, fan_in]. Source: microsoft/dion, dion/muon.py (this form of
+momentum, decay with the unadjusted lr); the shape factor is the Trinity report's.
+
+What a step should cost. Newton-Schulz takes 5 (4 m^2 n + 2 m^3) flops, m <= n, and ownership divides that by all ranks
+that hold the matrix. Trinity Large: 41,472 expert matrices of 3072 x 3072 at 8.7e11, 3.6e16 flops in the world; on
+2,048 ranks 1.8e13 each (about 25 ms at 700 TFLOP/s) where 16 replicas would each repeat 2.8e14 (0.4 s); the model
+itself takes 5e15 a step. The price: 5.7 GB of bfloat16 received in the all_gather per rank and step. The full
+account of bytes and memory is in exchange.py.
+
+Extends torch.optim.Optimizer; the state is one float32 `momentum_buffer` a parameter, sharded like the parameter.
+"""
+
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_*: one kernel for many tensors, as torch.optim itself calls it.
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from train.optim.exchange import Orthogonalize, exchange, run_interleaved
+from train.optim.newton_schulz import orthogonalize
+from train.optim.ownership import Matrix, plan_rounds
+from train.optim.placement import Grid, grid_of, local_batch
+
+
+def shape_factor(fan_out: int, fan_in: int) -> float:
+    """What multiplies the learning rate of a matrix. Trinity report, optimizer."""
+    return math.sqrt(max(1.0, fan_out / fan_in))
+
+
+class Muon(Optimizer):
+    """Muon over float32 parameters, [out, in] or [experts, out, in], plain or DTensor.
+
+    Every parameter needs a gradient at every step, as FSDP gives it: the plan of who orthogonalises what is fixed, and
+    a rank that left one out would leave the others waiting. `step` raises ValueError with the name of one without.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        coefficients: str = "dion",
+        ns_dtype: str = "bfloat16",
+        exchange_mib: float = 512,
+    ) -> None:
+        """The arguments are those of MuonConfig. The first four are per group, the others per optimizer."""
+        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+        self.dtype = getattr(torch, ns_dtype)
+        self.orthogonalize: Orthogonalize = partial(orthogonalize, coefficients=coefficients, dtype=self.dtype)
+        max_elements = int(exchange_mib * 2**20) // self.dtype.itemsize
+        self.plan = {
+            grid: plan_rounds(
+                matrices, num_shards=grid.shards.size, num_replicas=grid.replicas.size, max_elements=max_elements
+            )
+            for grid, matrices in self._matrices_by_grid().items()
+        }
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        assert closure is None, "Muon takes no closure"
+        updates = [update for group in self.param_groups for update in self._accumulate(group)]
+        for group in self.param_groups:
+            self._decay_(group)
+        apply_ = self._descent()
+        run_interleaved(
+            exchange(round_, grid, updates=updates, orthogonalize=self.orthogonalize, apply_=apply_, dtype=self.dtype)
+            for grid, rounds in self.plan.items()
+            for round_ in rounds
+        )
+
+    def _accumulate(self, group: dict[str, Any]) -> list[Tensor]:
+        """Adds the gradients to the momentum; returns this rank's part of what is to be orthogonalised."""
+        for name, param in _named(group):
+            if param.grad is None:
+                raise ValueError(f"{name} has no gradient; Muon needs one at every step, or requires_grad=False")
+            if not self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
+        grads = [local_batch(param.grad) for param in group["params"]]
+        momenta = [local_batch(self.state[param]["momentum_buffer"]) for param in group["params"]]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, grads)
+        return list(torch._foreach_add(grads, momenta, alpha=group["momentum"])) if group["nesterov"] else momenta
+
+    def _decay_(self, group: dict[str, Any]) -> None:
+        torch._foreach_mul_(list(map(local_batch, group["params"])), 1 - group["lr"] * group["weight_decay"])
+
+    def _descent(self) -> Callable[[Matrix, Tensor], None]:
+        """The function that subtracts a rank's rows of an orthogonal matrix from its weights."""
+        weights = [(local_batch(p), group["lr"]) for group in self.param_groups for p in group["params"]]
+
+        def descend_(matrix: Matrix, u_MN: Tensor) -> None:
+            weight_EMN, lr = weights[matrix.param]
+            weight_EMN[matrix.index].add_(u_MN, alpha=-lr * shape_factor(matrix.rows, matrix.cols))
+
+        return descend_
+
+    def _matrices_by_grid(self) -> dict[Grid, list[Matrix]]:
+        """All matrices that this rank holds a part of, or could: a shard may have no rows."""
+        by_grid: dict[Grid, list[Matrix]] = {}
+        named = [pair for group in self.param_groups for pair in _named(group)]
+        for i, (name, param) in enumerate(named):
+            grid = grid_of(name, param)
+            _check_is_float32(name, param)
+            rows, cols = param.shape[-2:]
+            by_grid.setdefault(grid, []).extend(Matrix(i, e, rows, cols) for e in range(len(local_batch(param))))
+        return {grid: matrices for grid, matrices in by_grid.items() if matrices}
+
+
+def _named(group: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    names = group.get("param_names") or [f"parameter {i}" for i in range(len(group["params"]))]
+    return list(zip(names, group["params"], strict=True))
+
+
+def _check_is_float32(name: str, param: Tensor) -> None:
+    # bfloat16 weights would round most steps away, and torch.optim casts loaded state to the dtype of the weight.
+    if param.dtype != torch.float32:
+        raise ValueError(f"Muon needs float32 weights, got {name} in {param.dtype}; set training.dtype: float32")

@@ -1,0 +1,98 @@
+"""Which rank orthogonalises which matrix: a plan that every rank derives alone, without a message (pure, no torch).
+
+The ranks that hold the same matrices form a grid: the rows of each matrix are split over `num_shards` ranks, and
+`num_replicas` copies of that exist. Any of the S x R ranks can own a matrix, so each is orthogonalised once in the
+grid instead of once per replica.
+
+The largest matrix first, each to the rank with the least work (longest processing time first: Graham 1969, at most
+4/3 of the best possible). Equal loads go to replicas in turn, so that the all-gather between replicas stays even.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+NUM_ITERATIONS = 5  # of both coefficient tables
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Matrix number `index` of this grid's part of parameter number `param`. A 2-D weight has only index 0."""
+
+    param: int
+    index: int
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Matrices that travel together. owned[r][s] are those of the rank in shard s of replica r."""
+
+    owned: tuple[tuple[tuple[Matrix, ...], ...], ...]
+
+    def of_replica(self, replica: int) -> list[Matrix]:
+        """All matrices that the ranks of one replica own, owner by owner."""
+        return [matrix for of_owner in self.owned[replica] for matrix in of_owner]
+
+
+def newton_schulz_flops(rows: int, cols: int) -> int:
+    """Per iteration XX^T and (..)X, 2 m^2 n each, and A^2, 2 m^3; m is the shorter side."""
+    short, long = sorted((rows, cols))
+    return NUM_ITERATIONS * (4 * short**2 * long + 2 * short**3)
+
+
+def row_chunk(rows: int, shard: int, num_shards: int) -> range:
+    """The rows in one shard, as torch.chunk (and so FSDP2) cuts them: the last ones may be short or empty."""
+    size = -(-rows // num_shards)
+    return range(min(shard * size, rows), min((shard + 1) * size, rows))
+
+
+def plan_rounds(
+    matrices: Sequence[Matrix], *, num_shards: int, num_replicas: int, max_elements: int
+) -> tuple[Round, ...]:
+    """Owners for all matrices. A rank's shard of one round is at most max_elements, or a single matrix."""
+    # (work so far, owner); kept over the rounds, so that the whole step is balanced and not only each round.
+    loads = [(0, owner) for owner in range(num_shards * num_replicas)]
+    rounds = []
+    for together in _split(matrices, num_shards, max_elements):
+        owned = [[[] for _ in range(num_shards)] for _ in range(num_replicas)]
+        for matrix in sorted(together, key=lambda m: -newton_schulz_flops(m.rows, m.cols)):
+            load, owner = loads[0]
+            shard, replica = divmod(owner, num_replicas)
+            owned[replica][shard].append(matrix)
+            heapq.heapreplace(loads, (load + newton_schulz_flops(matrix.rows, matrix.cols), owner))
+        rounds.append(Round(tuple(tuple(map(tuple, of_replica)) for of_replica in owned)))
+    return tuple(rounds)
+
+
+def summary(rounds: Sequence[Round]) -> str:
+    """What the plan of a grid amounts to, for the log."""
+    num_replicas, num_shards = len(rounds[0].owned), len(rounds[0].owned[0])
+    owned = [
+        [m for round_ in rounds for m in round_.owned[replica][shard]]
+        for replica in range(num_replicas)
+        for shard in range(num_shards)
+    ]
+    flops = [sum(newton_schulz_flops(m.rows, m.cols) for m in of_owner) for of_owner in owned]
+    return (
+        f"{sum(map(len, owned)):,} matrices over {num_shards} shards x {num_replicas} replicas, "
+        f"{len(rounds)} rounds, busiest rank {max(flops):.2e} flops ({max(flops) * len(flops) / sum(flops):.2f} x mean)"
+    )
+
+
+def _split(matrices: Sequence[Matrix], num_shards: int, max_elements: int) -> Iterator[list[Matrix]]:
+    together: list[Matrix] = []
+    num_elements = 0
+    for matrix in matrices:
+        # Shard 0 is the largest.
+        held = len(row_chunk(matrix.rows, 0, num_shards)) * matrix.cols
+        if together and num_elements + held > max_elements:
+            yield together
+            together, num_elements = [], 0
+        together.append(matrix)
+        num_elements += held
+    if together:
+        yield together

@@ -1,0 +1,145 @@
+"""What a run did: <run>/metrics.jsonl -> a table and <run>/report.png.
+
+    python -m train.report RUN
+
+Works on a run that still goes on, too. The tokens of a phase are counted between its exact edges; a step, with its loss,
+belongs to the phase that it begins in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from train.picture import Phases, Row, draw
+from train.timeline import ScheduleConfig, Timeline
+
+Block = list[tuple[str, ...]]
+"""Lines of a table: a name and figures; the first line is the heading."""
+
+RECENT_STEPS = 50
+"""Steps at the end of the run over which balance is judged."""
+UNITS = "losses in nats per token; MaxVio: load of the busiest expert over the mean load, less 1"
+TIMED_PARTS = ("data", "forward_backward", "optimizer", "checkpoint", "validation")
+"""Parts of `seconds`; what remains of its `total` is shown as `other`."""
+
+
+def write_report(run_dir: Path) -> str:
+    """Writes <run>/report.png and returns the table. Raises ValueError where there is no finished step to report."""
+    rows, phases = read_rows(run_dir), read_phases(run_dir)
+    picture = run_dir / "report.png"
+    draw(rows, phases, title=f"{run_dir.name}: {_headline(rows)}", path=picture)
+    return f"{run_dir}: {_headline(rows)}\n{UNITS}\n\n{table(rows, phases)}\n\npicture: {picture}"
+
+
+def read_rows(run_dir: Path) -> list[Row]:
+    """One row a step. A line without its end is a step that is being written, or was when the run was killed."""
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected a run directory with at least one finished step")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not rows:
+        raise ValueError(f"{path} has no finished step yet")
+    return rows
+
+
+def read_phases(run_dir: Path) -> Phases:
+    """The phases of the run's own config.yaml, in tokens."""
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    schedule = TypeAdapter(ScheduleConfig).validate_python(config["schedule"])
+    timeline = Timeline(schedule, config["training"]["seq_len"])
+    edges = [0, *(window * timeline.seq_len for window in timeline.phase_edges)]
+    return {phase.name: edge for phase, edge in zip(schedule.phases, pairwise(edges), strict=True)}
+
+
+def table(rows: list[Row], phases: Phases) -> str:
+    """All blocks of the report as aligned text; the columns line up over the blocks."""
+    blocks = (training_block(rows, phases), validation_block(rows), balance_block(rows), time_block(rows))
+    return "\n\n".join("\n".join(_align(line) for line in block) for block in blocks if block)
+
+
+def training_block(rows: list[Row], phases: Phases) -> Block:
+    """Tokens, steps and loss of each phase that was reached, and of the whole run."""
+    seen = rows[-1]["tokens"]
+    lines: Block = [("training", "tokens", "steps", "first loss", "last loss")]
+    for name, (start, end) in phases.items():
+        if steps := [row for row in rows if row["phase"] == name]:
+            lines.append(_training_line(name, min(end, seen) - start, steps))
+    return [*lines, _training_line("whole run", seen, rows)]
+
+
+def _training_line(name: str, tokens: int, steps: list[Row]) -> tuple[str, ...]:
+    return (f"  {name}", f"{tokens:,}", f"{len(steps):,}", f"{steps[0]['loss']:.3f}", f"{steps[-1]['loss']:.3f}")
+
+
+def validation_block(rows: list[Row]) -> Block:
+    """Loss on the held-out part of each source, at the first and at the last measurement."""
+    measured = [row for row in rows if row.get("validation")]
+    if not measured:
+        return []
+    first, last = measured[0], measured[-1]
+    lines: Block = [("validation", f"step {first['step']:,}", f"step {last['step']:,}", "change")]
+    for source, loss in last["validation"].items():
+        before = first["validation"][source]
+        lines.append((f"  {source}", f"{before:.3f}", f"{loss:.3f}", f"{loss - before:+.3f}"))
+    return lines
+
+
+def balance_block(rows: list[Row]) -> Block:
+    """How evenly the experts are used, over the last steps. A step counts with its worst layer."""
+    recent = rows[-RECENT_STEPS:]
+    violations = [row["max_violation"] for row in recent]
+    idle = [row["dead_experts"] for row in recent]
+    return [
+        (f"balance, last {len(recent)} steps", "mean", "worst"),
+        ("  MaxVio", f"{fmean(violations):.2f}", f"{max(violations):.2f}"),
+        ("  idle experts", f"{fmean(idle):.1f}", f"{max(idle)}"),
+    ]
+
+
+def time_block(rows: list[Row]) -> Block:
+    """Where the time went, summed over the steps."""
+    whole = sum(row["seconds"]["total"] for row in rows)
+    parts = {part: float(sum(row["seconds"][part] for row in rows)) for part in TIMED_PARTS}
+    parts["other"] = max(0.0, whole - sum(parts.values()))
+    lines: Block = [("time", "seconds", "share")]
+    for part, seconds in {**parts, "all steps": whole}.items():
+        lines.append((f"  {part.replace('_', '-')}", f"{seconds:,.1f}", f"{seconds / whole:.1%}"))
+    return lines
+
+
+def _headline(rows: list[Row]) -> str:
+    speed = median(row["tokens_per_second"] for row in rows)
+    return f"{rows[-1]['step']:,} steps, {rows[-1]['tokens']:,} tokens, {speed:,.0f} tokens/s (median step)"
+
+
+def _align(line: tuple[str, ...]) -> str:
+    name, *figures = line
+    return f"{name:<24}" + "".join(f"{figure:>14}" for figure in figures)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.report", description="What a run did: a table and a picture."
+    )
+    parser.add_argument("run", type=Path, help="run directory, e.g. runs/smoke")
+    try:
+        print(write_report(parser.parse_args(arguments).run))
+    except (ValueError, OSError) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""Rules across sections: each a small function that returns what is wrong, or None."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from data_pipelines.config import CorpusOptions
+
+Rule = Callable[[Any], str | None]
+
+
+def broken_rules(sections: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The messages of all rules that do not hold. A rule whose sections did not validate is left out."""
+    run = SimpleNamespace(**sections, settings=settings)
+    messages = []
+    for rule in RULES:
+        try:
+            message = rule(run)
+        except AttributeError as error:
+            if error.name in settings and error.name not in sections:
+                continue
+            raise
+        if message is not None:
+            messages.append(message)
+    return messages
+
+
+def steps_follow_from_the_schedule(run: Any) -> str | None:
+    derived = [key for key in ("steps", "global_batch_size") if key in run.settings["training"]]
+    if derived:
+        return (
+            f"training.{derived[0]}: follows from the schedule section and cannot be set; "
+            "run.stop_after_step ends a run early, schedule.batch sets the batch"
+        )
+    return None
+
+
+def parallelism_is_supported(run: Any) -> str | None:
+    degrees = ("tensor_parallel_degree", "context_parallel_degree", "pipeline_parallel_degree")
+    wrong = [f"{name}={degree}" for name in degrees if (degree := getattr(run.parallelism, name)) != 1]
+    if wrong:
+        return f"parallelism: got {', '.join(wrong)}; only data, shard and expert parallelism are supported, set 1"
+    return None
+
+
+def spmd_backend_is_supported(run: Any) -> str | None:
+    if run.parallelism.spmd_backend != "partial_dtensor":
+        return (
+            f"parallelism.spmd_backend: got {run.parallelism.spmd_backend!r}, allowed: 'partial_dtensor' "
+            "(torchtitan's default fails with FSDP on torch 2.13)"
+        )
+    return None
+
+
+def world_size_matches(run: Any) -> str | None:
+    """Only torchrun knows how many ranks there are; without it there is one."""
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    replicate, shard = run.parallelism.data_parallel_replicate_degree, run.parallelism.data_parallel_shard_degree
+    if "LOCAL_RANK" not in os.environ or shard == -1 and started % replicate == 0:
+        return None
+    if replicate * shard != started:
+        return (
+            f"parallelism: data_parallel_replicate_degree={replicate} x data_parallel_shard_degree={shard} needs "
+            f"{replicate * shard} ranks, but {started} were started; change the degrees or torchrun --nproc-per-node"
+        )
+    return None
+
+
+def expert_parallelism_divides(run: Any) -> str | None:
+    ep, experts = run.parallelism.expert_parallel_degree, run.model.num_experts
+    if ep < 1 or experts % ep:
+        return (
+            f"parallelism.expert_parallel_degree={ep} does not divide model.num_experts={experts}; "
+            f"choose one of {_divisors(experts)}"
+        )
+    shard = _shard_degree(run)
+    if shard % ep:
+        return (
+            f"parallelism.expert_parallel_degree={ep} does not divide data_parallel_shard_degree={shard}, "
+            f"whose ranks it borrows; choose one of {[d for d in _divisors(shard) if experts % d == 0]}"
+        )
+    return None
+
+
+def batches_divide(run: Any) -> str | None:
+    ranks, local = _replicate_degree(run) * _shard_degree(run), run.training.local_batch_size
+    wrong = [stage.sequences for stage in run.schedule.batch if local < 1 or stage.sequences % (ranks * local)]
+    if wrong:
+        return (
+            f"schedule.batch: {wrong} sequences are no multiple of {ranks} data-parallel ranks x "
+            f"training.local_batch_size={local}; change one of the three"
+        )
+    return None
+
+
+def sequence_fits_the_model(run: Any) -> str | None:
+    if not 0 < run.training.seq_len <= run.model.max_seq_len:
+        return f"training.seq_len={run.training.seq_len}: must lie in 1..model.max_seq_len={run.model.max_seq_len}"
+    return None
+
+
+def vocabulary_fits_the_model(run: Any) -> str | None:
+    """A tokenizer that exists already is measured when the data is opened."""
+    is_trained_here = isinstance(run.data, CorpusOptions) and run.data.tokenizer is None
+    if is_trained_here and run.data.vocab_size > run.model.vocab_size:
+        return (
+            f"data.vocab_size={run.data.vocab_size}: the tokenizer would have ids beyond "
+            f"model.vocab_size={run.model.vocab_size}; lower the one or raise the other"
+        )
+    return None
+
+
+def mix_names_the_phases(run: Any) -> str | None:
+    phases = [phase.name for phase in run.schedule.phases]
+    if run.data.mix is not None and set(run.data.mix) != set(phases):
+        return (
+            f"data.mix: has weights for {sorted(run.data.mix)}, but the phases of the schedule are {phases}; "
+            "give each phase its weights, or set data.mix=null for sources in proportion to their size"
+        )
+    return None
+
+
+def weights_are_float32(run: Any) -> str | None:
+    if run.training.dtype != "float32":
+        return (
+            f"training.dtype: got {run.training.dtype!r}, allowed: 'float32' (master weights and optimizer states); "
+            "computation in bfloat16 is training.mixed_precision_param"
+        )
+    return None
+
+
+def cuda_graphs_are_off(run: Any) -> str | None:
+    if not run.training.disable_cuda_graphs:
+        return "training.disable_cuda_graphs: must be true; the token dispatcher asks the host how many tokens arrive"
+    return None
+
+
+def checkpoints_are_resumable(run: Any) -> str | None:
+    if run.checkpoint.last_save_model_only:
+        return "checkpoint.last_save_model_only: must be false; the last checkpoint is a full one, export makes the model"
+    if run.checkpoint.async_mode != "disabled":
+        return f"checkpoint.async_mode: got {run.checkpoint.async_mode!r}, allowed: 'disabled'"
+    return None
+
+
+def seed_is_set(run: Any) -> str | None:
+    return "debug.seed: must be a number; weights and data order follow from it" if run.debug.seed is None else None
+
+
+def flex_needs_cuda(run: Any) -> str | None:
+    if run.model.attention == "flex" and not torch.cuda.is_available():
+        return "model.attention=flex: needs a CUDA device (FlexAttention has no backward on CPU); set auto or sdpa"
+    return None
+
+
+def stop_lies_in_the_run(run: Any) -> str | None:
+    if run.run.stop_after_step is not None and run.run.stop_after_step < 1:
+        return f"run.stop_after_step={run.run.stop_after_step}: must be at least 1, or null"
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    steps_follow_from_the_schedule,
+    parallelism_is_supported,
+    spmd_backend_is_supported,
+    world_size_matches,
+    expert_parallelism_divides,
+    batches_divide,
+    sequence_fits_the_model,
+    vocabulary_fits_the_model,
+    mix_names_the_phases,
+    weights_are_float32,
+    cuda_graphs_are_off,
+    checkpoints_are_resumable,
+    seed_is_set,
+    flex_needs_cuda,
+    stop_lies_in_the_run,
+)
+
+
+def _replicate_degree(run: Any) -> int:
+    return max(1, run.parallelism.data_parallel_replicate_degree)
+
+
+def _shard_degree(run: Any) -> int:
+    """-1 takes the ranks that are left."""
+    shard = run.parallelism.data_parallel_shard_degree
+    return shard if shard > 0 else max(1, int(os.environ.get("WORLD_SIZE", 1)) // _replicate_degree(run))
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]

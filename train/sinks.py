@@ -1,0 +1,170 @@
+"""Where a run's figures go: metrics.jsonl, W&B, one line on the console. Rank 0 only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from uuid import uuid4
+
+from tqdm import tqdm
+
+from train.amounts import format_tokens
+from train.errors import RunError
+
+
+@dataclass(kw_only=True, slots=True)
+class MetricsConfig:
+    """The `metrics` section."""
+
+    wandb: Literal["online", "offline", "disabled"] = "online"
+    """W&B mode. `offline` writes to <run>/wandb; `wandb sync` uploads it later."""
+    wandb_project: str = "trinity"
+    """W&B project."""
+    wandb_entity: str | None = None
+    """W&B team; null: the default of your account."""
+    wandb_required: bool = True
+    """Whether a run stops when W&B cannot start; false: it goes on without, and says so."""
+    console: bool = True
+    """Whether rank 0 shows a progress line."""
+
+
+class Sink(Protocol):
+    """Takes one row a step."""
+
+    def write(self, row: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """<run>/metrics.jsonl. Rows of steps after the one resumed from are dropped: they are about to be trained again."""
+
+    def __init__(self, path: Path, *, resume_step: int):
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
+        partial = path.with_name(path.name + ".tmp")
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """A run that was killed may have left half a line at the end."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+class WandB:
+    """One W&B run for the life of a run directory: its id is kept there."""
+
+    def __init__(self, config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any]):
+        import wandb
+
+        self._run = wandb.init(
+            project=config.wandb_project,
+            entity=config.wandb_entity,
+            name=name,
+            id=_wandb_id(run_dir),
+            resume="allow" if config.wandb == "online" else None,
+            mode=config.wandb,
+            dir=run_dir,
+            config=settings,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._run.log(_flatten(row), step=row["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _wandb_id(run_dir: Path) -> str:
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        path.write_text(uuid4().hex[:8], encoding="utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"seconds": {"data": 1}} -> {"seconds/data": 1}: W&B groups panels by the part before the slash."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        flat.update(_flatten(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+class Console:
+    """A bar over the tokens of the run, and what one wants to see of the last step."""
+
+    def __init__(self, *, tokens: int, seen: int, num_steps: int):
+        self._num_steps = num_steps
+        self._bar = tqdm(
+            total=tokens,
+            initial=seen,
+            unit="tok",
+            unit_scale=True,
+            file=sys.stdout,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stdout.isatty() else 10.0,
+            bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} tokens, {remaining} left{postfix}",
+        )
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._bar.set_description_str(f"{row['phase']:<12} step {row['step']:>4}/{self._num_steps}", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {row['loss']:.3f}, grad {row['grad_norm']:.2f}, MaxVio {row['max_violation']:.2f}, "
+            f"{row['tokens_per_second']:,.0f} tok/s",
+            refresh=False,
+        )
+        self._bar.update(row["tokens"] - self._bar.n)
+        if "validation" in row:
+            losses = ", ".join(f"{source} {loss:.3f}" for source, loss in row["validation"].items())
+            tqdm.write(f"step {row['step']}, {format_tokens(row['tokens'])} tokens: validation {losses}", file=sys.stdout)
+
+    def close(self) -> None:
+        self._bar.refresh()
+        self._bar.close()
+
+
+class Sinks:
+    """All sinks of a run; the same rows go to each."""
+
+    def __init__(self, sinks: list[Sink]):
+        self._sinks = sinks
+
+    def write(self, row: dict[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.write(row)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []
+
+
+def start_wandb(config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any]) -> list[Sink]:
+    """The W&B sink, or none where it is disabled. Raises RunError when it cannot start and the run may not go on."""
+    if config.wandb == "disabled":
+        return []
+    try:
+        return [WandB(config, run_dir=run_dir, name=name, settings=settings)]
+    except Exception as error:
+        if config.wandb_required:
+            raise RunError(
+                f"W&B cannot start (metrics.wandb={config.wandb}): {error}. Log in with `wandb login`, or choose "
+                "metrics.wandb=offline, metrics.wandb=disabled, or metrics.wandb_required=false to go on without."
+            ) from error
+        print(f"WARNING: the run goes on WITHOUT W&B, which cannot start: {error}", file=sys.stderr)
+        return []
