@@ -27,7 +27,8 @@ def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterato
     window = plan.window(g)
     source, start = sources[window.source], window.index * plan.seq_len
     yield f"window {g:,}: {window.phase}, {window.source}, epoch {window.epoch}, index {window.index:,}"
-    edges = [0, *source.window_edges(window.index, plan.seq_len).tolist(), plan.seq_len + 1]
+    inside = source.window_edges(window.index, plan.seq_len)
+    edges = [0, *inside[inside < plan.seq_len].tolist(), plan.seq_len]
     for first, end in pairwise(edges):
         place = source.place(start + first)
         yield f"  {end - first:6,} tokens  {place.name}  (shard {place.shard}, document {place.document:,})"
@@ -57,7 +58,9 @@ def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.explain", description="Which documents were in a step of a run?"
+        prog="python -m data_pipelines.explain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument("--step", required=True, type=int, metavar="N", help="number of the step, from 1")

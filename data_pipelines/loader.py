@@ -50,17 +50,24 @@ class PlanLoader(BaseDataLoader):
         _check_vocabulary(self._sources, config.vocab_size)
         self._intra_document = config.intra_document
         self._vocab_size = config.vocab_size
-        self._stride = dp_world_size * local_batch_size
-        self._offsets = range(dp_rank * local_batch_size, (dp_rank + 1) * local_batch_size)
+        self._num_ranks, self._rank = dp_world_size, dp_rank
+        self.rows = local_batch_size
+        """Windows that each rank gets in the next microbatch; the trainer changes it where the batch ramps up."""
         self._next_window = 0
         self._digest = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        while self._next_window + self._stride <= self._plan.num_windows:
-            windows = [self._read(self._next_window + offset) for offset in self._offsets]
+        while (end := self._next_window + self._num_ranks * self.rows) <= self._plan.num_windows:
+            first = self._next_window + self._rank * self.rows
+            windows = [self._read(g) for g in range(first, first + self.rows)]
             # Counted before it is handed over: a checkpoint taken after this batch must not serve it again.
-            self._next_window += self._stride
+            self._next_window = end
             yield stack(windows)
+
+    @property
+    def next_window(self) -> int:
+        """Global number of the first window of the next microbatch of rank 0."""
+        return self._next_window
 
     def state_dict(self) -> dict[str, Any]:
         return {"plan": self._plan.hash, "next_window": self._next_window}

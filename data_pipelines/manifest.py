@@ -10,9 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal, TypeAlias
 
-import fsspec
 import numpy as np
 import xxhash
 from fsspec.core import url_to_fs
@@ -25,6 +24,9 @@ REMEDY = "restore it, or delete its folder and prepare the data again"
 
 class DataError(OSError):
     """Prepared data that is missing, damaged or of another kind than what is asked for."""
+
+
+TokenType: TypeAlias = Literal["uint16", "uint32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +49,23 @@ class ShardRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    version: int = 1
-    dtype: str
-    """uint16 or uint32, little-endian."""
+    version: Literal[1] = 1
+    dtype: TokenType
+    """Little-endian."""
     eos_id: int
     """Token that ends each document."""
     tokenizer: str
     """sha256 of the tokenizer.json that made the ids."""
     block_bytes: int = BLOCK_BYTES
     shards: tuple[ShardRecord, ...]
+
+    def __post_init__(self) -> None:
+        for shard in self.shards:
+            if shard.files[".ds"].bytes != shard.tokens * self.itemsize:
+                raise ValueError(
+                    f"shard {shard.name}: {shard.tokens:,} tokens of type {self.dtype} are not "
+                    f"{shard.files['.ds'].bytes:,} bytes"
+                )
 
     @property
     def num_tokens(self) -> int:
@@ -86,7 +96,7 @@ class Manifest:
     def size_problems(self, uri: str) -> dict[str, DataError]:
         """File name -> what is wrong with its size, for every file that is missing, truncated or grown: one listing."""
         fs, folder = url_to_fs(uri)
-        sizes = {path.rsplit("/", 1)[-1]: info["size"] for path, info in fs.find(folder, detail=True).items()}
+        sizes = {info["name"].rsplit("/", 1)[-1]: info["size"] for info in fs.ls(folder, detail=True)}
         problems = {}
         for name, record in self.files():
             if name not in sizes:
@@ -100,14 +110,15 @@ class Manifest:
     @classmethod
     def load(cls, uri: str) -> Manifest:
         """The manifest of the folder `uri`. Raises DataError if there is none or it makes no sense."""
-        path = join(uri, FILE_NAME)
+        fs, folder = url_to_fs(uri)
         try:
-            with fsspec.open(path, "rb") as file:
-                return TypeAdapter(cls).validate_json(file.read())  # pyright: ignore[reportAttributeAccessIssue]
+            return TypeAdapter(cls).validate_json(fs.cat_file(join(folder, FILE_NAME)))
         except FileNotFoundError as err:
-            raise DataError(f"{path} is missing: not a folder of shards, or it was not finished") from err
+            raise DataError(
+                f"{join(uri, FILE_NAME)} is missing: not a folder of shards, or it was not finished"
+            ) from err
         except ValidationError as err:
-            raise DataError(f"{path} is no manifest; {REMEDY}\n{err}") from err
+            raise DataError(f"{join(uri, FILE_NAME)} is no manifest; {REMEDY}\n{err}") from err
 
     @staticmethod
     def exists(uri: str) -> bool:

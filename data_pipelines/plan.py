@@ -178,9 +178,7 @@ def make_plan(
             raise ValueError(f"source {source.name!r} is shorter than one window of seq_len={seq_len} tokens")
     rows = []
     for name, num_windows in phases.items():
-        weights = [_fraction(mix[name].get(source.name, 0), f"data.mix.{name}.{source.name}") for source in sources]
-        if not sum(weights):
-            raise ValueError(f"data.mix.{name}: all weights are 0; give at least one source a positive weight")
+        weights = [_fraction(mix[name].get(source.name, 0)) for source in sources]
         rows.append(PlanPhase(name=name, counts=largest_remainder(num_windows, weights)))
     if max_epochs is not None:
         _check_epochs(rows, sources, max_epochs, seq_len)
@@ -241,11 +239,16 @@ def _fill(node: _Node, j: int, taken: list[int]) -> None:
 
 
 def mix_problems(mix: Mapping[str, Mapping[str, float]], phases: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """What is wrong with the names in `data.mix`, a line each."""
+    """What is wrong with `data.mix`, a line each."""
     problems = [_unknown("data.mix", name, phases) for name in mix if name not in phases]
     problems += [f"data.mix.{name}: missing, every phase needs weights" for name in phases if name not in mix]
     for phase, weights in mix.items():
-        problems += [_unknown(f"data.mix.{phase}", name, sources) for name in weights if name not in sources]
+        path = f"data.mix.{phase}"
+        problems += [_unknown(path, name, sources) for name in weights if name not in sources]
+        wrong = {name: weight for name, weight in weights.items() if not 0 <= weight < float("inf")}
+        problems += [f"{path}.{name}: a weight is a number >= 0, got {weight}" for name, weight in wrong.items()]
+        if not any(weights.values()):
+            problems.append(f"{path}: all weights are 0; give at least one source a positive weight")
     return problems
 
 
@@ -255,10 +258,8 @@ def _unknown(path: str, name: str, known: Sequence[str]) -> str:
     return f"{path}.{name}: unknown ({hint})"
 
 
-def _fraction(weight: float, path: str) -> Fraction:
+def _fraction(weight: float) -> Fraction:
     """0.35 in a YAML file means 35/100, not the nearest binary number; the plan's counts hang on it."""
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"{path}: a weight is a number >= 0, got {weight}")
     return Fraction(str(weight))
 
 

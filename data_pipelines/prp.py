@@ -30,7 +30,7 @@ def derive_key(seed: int, *parts: str | int) -> int:
 
 
 class Permutation:
-    """A bijection of range(n), chosen by a 64-bit key; `perm(i)` costs about 3 microseconds at any n."""
+    """A bijection of range(n), chosen by a 64-bit key; `permutation(i)` takes about 10 microseconds at any n."""
 
     __slots__ = ("_a", "_b", "_keys", "n")
 

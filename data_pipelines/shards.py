@@ -16,12 +16,12 @@ from types import TracebackType
 import numpy as np
 from fsspec.core import url_to_fs
 
-from data_pipelines.manifest import BLOCK_BYTES, HashingWriter, ShardRecord, join
+from data_pipelines.manifest import BLOCK_BYTES, HashingWriter, ShardRecord, TokenType, join
 
 TOKENS, ENDS, NAMES = ".ds", ".ds.index", ".ds.names"
 
 
-def token_dtype(vocab_size: int) -> str:
+def token_dtype(vocab_size: int) -> TokenType:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
@@ -30,7 +30,7 @@ class ShardWriter:
 
     record: ShardRecord
 
-    def __init__(self, uri: str, name: str, dtype: str, *, block_bytes: int = BLOCK_BYTES):
+    def __init__(self, uri: str, name: str, dtype: TokenType, *, block_bytes: int = BLOCK_BYTES):
         self._uri = uri
         self._name = name
         self._dtype = np.dtype(dtype).newbyteorder("<")

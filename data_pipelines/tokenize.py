@@ -67,9 +67,12 @@ def tokenize_files(
     bar = partial(tqdm, total=len(jobs), desc="tokenise", unit="file")
     if workers == 1:
         return write_manifest(uri, encoder, [job(item) for item in bar(jobs)])
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core beats threads inside one tokenizer
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _work_alone) as pool:
         return write_manifest(uri, encoder, bar(pool.imap(job, jobs)))
+
+
+def _work_alone() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core beats threads inside one tokenizer
 
 
 def _tokenize_file(file: tuple[str, str, str], *, tokenizer: str, uri: str, text_key: str) -> ShardRecord:
@@ -98,7 +101,11 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_pipelines.tokenize", description="Documents -> shards.")
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.tokenize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--input", required=True, metavar="GLOB", help="text or *.jsonl(.gz) files, path or fsspec URI")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of a Hugging Face tokenizer")
     parser.add_argument("--out", required=True, metavar="URI", help="folder for the shards, path or fsspec URI")

@@ -63,7 +63,8 @@ class TextEncoder:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise ValueError(f"{path} does not exist; expected the folder of a Hugging Face tokenizer")
-        self.hash = tokenizer_hash(folder)
+        self.hash = hashlib.sha256(path.read_bytes()).hexdigest()
+        """What shards know their tokenizer by."""
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text, not an end
         self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
@@ -84,8 +85,3 @@ class TextEncoder:
         if token_id is None:
             raise ValueError(f"{folder}: no end-of-text token; name one as eos_token in tokenizer_config.json")
         return token_id
-
-
-def tokenizer_hash(folder: str | Path) -> str:
-    """sha256 of tokenizer.json: what shards and runs know their tokenizer by."""
-    return hashlib.sha256((Path(folder) / "tokenizer.json").read_bytes()).hexdigest()

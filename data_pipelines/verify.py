@@ -43,7 +43,9 @@ def damages(uri: str, manifest: Manifest, progress: Callable[[int], object]) -> 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.verify", description="Compare every byte of prepared data with its manifest."
+        prog="python -m data_pipelines.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("uri", metavar="URI", help="folder of shards or one above such folders, path or fsspec URI")
     uri = parser.parse_args(arguments).uri

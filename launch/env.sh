@@ -76,6 +76,8 @@ make_environment() {
 # The lock lets a second terminal wait for the first instead of installing into the same folder.
 ensure_environment() {
     ! is_complete || return 0
+    [ "$(uname -s)" = Linux ] || die "this needs Linux (elsewhere: a Linux container, or WSL): torchtitan imports" \
+        "triton, which has no wheels for $(uname -s)"
     (
         flock -n 9 || { echo "environment: waiting for another start that is making it"; flock 9; }
         is_complete || make_environment

@@ -161,8 +161,9 @@ def stop_for_failure(rank: int, exit_code: int, run_dir: Path) -> NoReturn:
     if rank > 0:  # what rank 0 said is on the screen already
         lines += last_words(rank, run_dir)
     if exit_code == -signal.SIGKILL:
-        lines.append("Nobody but the system sends this unasked: the machine may be out of memory.")
-    lines.append(RESUME_ADVICE)
+        lines.append("If nobody sent it, the system did: the machine may be out of memory.")
+    if exit_code != CONFIG_EXIT:
+        lines.append(RESUME_ADVICE)
     raise Stopped("\n".join(lines), exit_code=128 - exit_code if exit_code < 0 else exit_code)
 
 

@@ -52,11 +52,16 @@ class Checkpoints(CheckpointManager):
     def __init__(self, config: Config, **kwargs: Any):
         super().__init__(config, **kwargs)
         self.config = config
-        self.last_save_seconds = 0.0
+        self._save_seconds = 0.0
 
     def is_due(self, step: int) -> bool:
         """Whether `step` ends with a checkpoint."""
         return self.enable and self._should_save(step, last_step=step == self.config.last_step)
+
+    def pop_save_seconds(self) -> float:
+        """Time spent in saving since the last call."""
+        seconds, self._save_seconds = self._save_seconds, 0.0
+        return seconds
 
     def _should_save(self, curr_step: int, last_step: bool = False) -> bool:
         is_milestone = curr_step in self.config.milestones and not self.load_only
@@ -79,7 +84,7 @@ class Checkpoints(CheckpointManager):
             raise self._save_error(curr_step, partial, error) from error
         self._purge_stale_checkpoints()
         GarbageCollection.collect("after a checkpoint")
-        self.last_save_seconds = time.perf_counter() - started
+        self._save_seconds += time.perf_counter() - started
         return True
 
     def _save_error(self, step: int, partial: Path, error: Exception) -> RunError:

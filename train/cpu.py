@@ -3,7 +3,7 @@
 What is adapted, and why, found by running (torchtitan 0.3.0, torch 2.13.0):
 - the engine's device is `cuda` where no accelerator is found; many modules copy it at import, hence "before";
 - its memory monitor asks the device module for five functions that `torch.cpu` lacks;
-- `set_pg_timeouts` names a device in a barrier, which gloo refuses;
+- `set_pg_timeouts` names a device in a barrier, which gloo refuses, and calls what torch 2.13 has under another name;
 - FSDP scales inside its reduction by an operation that gloo lacks, unless told to sum;
 - the router's float32 autocast does nothing on a CPU but warn (our gate is float32 by itself, see train/model/moe.py);
 - peak FLOP/s are guessed to be an A100's; NaN makes MFU null instead of a fiction.
@@ -69,7 +69,7 @@ def _set_pg_timeouts(timeout: timedelta, parallel_dims: Any) -> None:
     torch.distributed.barrier()
     groups = [mesh.get_group() for mesh in parallel_dims.get_all_one_dimensional_meshes().values()]
     for group in [*groups, None]:
-        torch.distributed.set_timeout(timeout, group)
+        torch.distributed.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 if not torch.accelerator.is_available():

@@ -4,6 +4,7 @@ B = batch, L = sequence, V = vocabulary, T = B L.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,31 @@ def cross_entropy_and_z(logits_TV: Tensor, labels_T: Tensor) -> tuple[Tensor, Te
     labels_T: int64, IGNORE_INDEX where there is no target. The z-term is that of PaLM (arXiv 2204.02311, section 5):
     it keeps the logits' common offset, which cross-entropy leaves free, near 0.
     """
-    logits_TV = logits_TV.float()
-    is_target_T = labels_T != IGNORE_INDEX
-    lse_T = torch.logsumexp(logits_TV, dim=-1)
-    target_T = logits_TV.gather(-1, labels_T.clamp(min=0)[:, None])[:, 0]
-    zero = torch.zeros((), device=lse_T.device)
-    return torch.where(is_target_T, lse_T - target_T, zero).sum(), torch.where(is_target_T, lse_T**2, zero).sum()
+    return _CrossEntropyAndZ.apply(logits_TV.float(), labels_T)
+
+
+class _CrossEntropyAndZ(torch.autograd.Function):
+    """Both sums from one logsumexp, and both gradients in one pass over the logits.
+
+    With p = softmax(logits): d ce / d logits = p - onehot(label), d lse^2 / d logits = 2 lse p.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor) -> tuple[Tensor, Tensor]:
+        is_target_T = labels_T != IGNORE_INDEX
+        targets_T1 = labels_T.clamp(min=0)[:, None]
+        lse_T = torch.logsumexp(logits_TV, dim=-1)
+        ctx.save_for_backward(logits_TV, targets_T1, is_target_T, lse_T)
+        cross_entropy_T = lse_T - logits_TV.gather(-1, targets_T1)[:, 0]
+        return (cross_entropy_T * is_target_T).sum(), (lse_T**2 * is_target_T).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad_cross_entropy: Tensor, grad_z: Tensor) -> tuple[Tensor, None]:
+        logits_TV, targets_T1, is_target_T, lse_T = ctx.saved_tensors
+        weight_T = is_target_T * (grad_cross_entropy + 2 * grad_z * lse_T)
+        grad_TV = (logits_TV - lse_T[:, None]).exp_().mul_(weight_T[:, None])
+        grad_TV.scatter_add_(-1, targets_T1, (is_target_T * -grad_cross_entropy)[:, None])
+        return grad_TV, None
 
 
 class CrossEntropyZLoss(BaseLoss):

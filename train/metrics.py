@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
+
+from train.errors import RunError
 
 
 def max_violation(counts_LE: Tensor) -> Tensor:
@@ -18,19 +21,14 @@ def dead_experts(counts_LE: Tensor) -> int:
     return int((counts_LE == 0).sum())
 
 
-def check_counts(counts_LE: Tensor, *, tokens: int, top_k: int) -> None:
-    """Raises RuntimeError unless each layer routed every token of the step exactly top_k times."""
-    for row, total in enumerate(counts_LE.sum(-1).tolist()):
+def check_counts(counts_LE: Tensor, layer_ids: list[str], *, tokens: int, top_k: int) -> None:
+    """Raises RunError unless each layer routed every token of the step exactly top_k times."""
+    for layer_id, total in zip(layer_ids, counts_LE.sum(-1).tolist(), strict=True):
         if total != tokens * top_k:
-            raise RuntimeError(
-                f"MoE layer number {row} counted {total:,} routed tokens; {tokens:,} tokens x top_k {top_k} = "
+            raise RunError(
+                f"layer {layer_id} counted {total:,} routed tokens; {tokens:,} tokens x top_k {top_k} = "
                 f"{tokens * top_k:,} were expected. Biases would follow wrong loads, so the run stops."
             )
-
-
-def batch_heterogeneity(microbatch_losses: Tensor) -> Tensor:
-    """BatchHet: largest minus mean loss over the microbatches of a step. Trinity report, section 3.2."""
-    return microbatch_losses.max() - microbatch_losses.mean()
 
 
 def format_digest(digest: int) -> str:
@@ -40,4 +38,4 @@ def format_digest(digest: int) -> str:
 
 def finite_or_none(value: float) -> float | None:
     """JSON has no NaN: a figure that does not exist here (MFU on a CPU) is null."""
-    return value if torch.isfinite(torch.tensor(value)) else None
+    return value if math.isfinite(value) else None

@@ -2,7 +2,7 @@
 
     python -m train.report RUN
 
-Works on a run that still goes on, too. The tokens of a phase are counted between its exact edges; a step, with its loss,
+Works on a run that still goes on, too. Tokens of a phase are counted between its exact edges; a step, with its loss,
 belongs to the phase that it begins in.
 """
 
@@ -110,7 +110,7 @@ def balance_block(rows: list[Row]) -> Block:
 def time_block(rows: list[Row]) -> Block:
     """Where the time went, summed over the steps."""
     whole = sum(row["seconds"]["total"] for row in rows)
-    parts = {part: float(sum(row["seconds"][part] for row in rows)) for part in TIMED_PARTS}
+    parts = {part: float(sum(row["seconds"].get(part, 0.0) for row in rows)) for part in TIMED_PARTS}
     parts["other"] = max(0.0, whole - sum(parts.values()))
     lines: Block = [("time", "seconds", "share")]
     for part, seconds in {**parts, "all steps": whole}.items():

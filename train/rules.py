@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from data_pipelines.config import CorpusOptions
+from data_pipelines.config import CorpusOptions, source_names
+from data_pipelines.plan import mix_problems
 
 Rule = Callable[[Any], str | None]
 
@@ -88,13 +89,12 @@ def expert_parallelism_divides(run: Any) -> str | None:
 
 
 def batches_divide(run: Any) -> str | None:
-    ranks, local = _replicate_degree(run) * _shard_degree(run), run.training.local_batch_size
-    wrong = [stage.sequences for stage in run.schedule.batch if local < 1 or stage.sequences % (ranks * local)]
+    if run.training.local_batch_size < 1:
+        return f"training.local_batch_size: must be at least 1, got {run.training.local_batch_size}"
+    ranks = _replicate_degree(run) * _shard_degree(run)
+    wrong = [stage.sequences for stage in run.schedule.batch if stage.sequences % ranks]
     if wrong:
-        return (
-            f"schedule.batch: {wrong} sequences are no multiple of {ranks} data-parallel ranks x "
-            f"training.local_batch_size={local}; change one of the three"
-        )
+        return f"schedule.batch: {ranks} data-parallel ranks do not divide {wrong} sequences; change batch or mesh"
     return None
 
 
@@ -115,14 +115,11 @@ def vocabulary_fits_the_model(run: Any) -> str | None:
     return None
 
 
-def mix_names_the_phases(run: Any) -> str | None:
+def mix_names_phases_and_sources(run: Any) -> str | None:
+    if run.data.mix is None:
+        return None
     phases = [phase.name for phase in run.schedule.phases]
-    if run.data.mix is not None and set(run.data.mix) != set(phases):
-        return (
-            f"data.mix: has weights for {sorted(run.data.mix)}, but the phases of the schedule are {phases}; "
-            "give each phase its weights, or set data.mix=null for sources in proportion to their size"
-        )
-    return None
+    return "; ".join(mix_problems(run.data.mix, phases, source_names(run.data))) or None
 
 
 def weights_are_float32(run: Any) -> str | None:
@@ -173,7 +170,7 @@ RULES: tuple[Rule, ...] = (
     batches_divide,
     sequence_fits_the_model,
     vocabulary_fits_the_model,
-    mix_names_the_phases,
+    mix_names_phases_and_sources,
     weights_are_float32,
     cuda_graphs_are_off,
     checkpoints_are_resumable,

@@ -7,13 +7,16 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import uuid4
 
 from tqdm import tqdm
 
 from train.amounts import format_tokens
 from train.errors import RunError
+
+if TYPE_CHECKING:
+    from train.config import Run
 
 
 @dataclass(kw_only=True, slots=True)
@@ -151,7 +154,21 @@ class Sinks:
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
-        self._sinks = []
+
+
+def open_sinks(run: Run, *, resume_step: int) -> Sinks:
+    """The sinks of this rank for the steps after `resume_step`: all on rank 0, none elsewhere."""
+    if os.environ["RANK"] != "0":
+        return Sinks([])
+    config, timeline = run.section("metrics"), run.timeline
+    sinks = start_wandb(config, run_dir=run.run_dir, name=run.section("run").name, settings=run.settings)
+    sinks.append(JsonLines(run.run_dir / "metrics.jsonl", resume_step=resume_step))
+    if config.console:
+        seen = timeline.step(resume_step + 1).first_window * timeline.seq_len
+        sinks.append(
+            Console(tokens=timeline.num_windows * timeline.seq_len, seen=seen, num_steps=timeline.num_steps)
+        )
+    return Sinks(sinks)
 
 
 def start_wandb(config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any]) -> list[Sink]:

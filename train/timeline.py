@@ -78,6 +78,17 @@ class ScheduleConfig:
             raise ValueError(f"decay.floor must lie in 0..1, got {self.decay.floor}")
 
 
+def split_batch(sequences: int, *, num_ranks: int, at_most: int) -> tuple[int, int]:
+    """(accumulation steps, sequences a rank takes in each), the fewest steps with at most `at_most` sequences a rank.
+
+    Raises ValueError where the ranks do not divide the batch.
+    """
+    if sequences % num_ranks:
+        raise ValueError(f"{num_ranks} data-parallel ranks do not divide a batch of {sequences} sequences")
+    rows = sequences // num_ranks
+    return next((steps, rows // steps) for steps in range(1, rows + 1) if rows % steps == 0 and rows // steps <= at_most)
+
+
 class Step(NamedTuple):
     """What one optimizer step trains on, and how fast."""
 
@@ -140,6 +151,11 @@ class Timeline:
         """The step that finishes each phase -> the phase's name."""
         edges = [min(edge, self.num_windows) for edge in self.phase_edges]
         return {self.step_of(edge - 1): phase.name for edge, phase in zip(edges, self.schedule.phases, strict=True)}
+
+    @property
+    def ramp_steps(self) -> tuple[int, ...]:
+        """First step of each batch size."""
+        return tuple(stage.first_step for stage in self._stages)
 
     def step(self, number: int) -> Step:
         """Step `number`, counted from 1."""

@@ -1,43 +1,37 @@
 """The one Trainer. Extends torchtitan's: its construction, loop, checkpointing and resume are used as they are.
 
-A step here differs from torchtitan's in what surrounds it: the batch size follows the timeline, numbers that are not
-finite stop the run before a weight changes, expert loads are counted over the whole step, and each step leaves a row.
+A step differs from torchtitan's in what surrounds it: the batch size follows the timeline, numbers that are not finite
+stop the run before a weight changes, expert loads are counted over the whole step, and each step leaves a row.
 
 L = MoE layers, E = experts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchtitan import trainer as titan
+from torchtitan.components.loss import IGNORE_INDEX
+from torchtitan.components.optimizer.lr_scheduler import LRSchedulersContainer
+from torchtitan.distributed import utils as dist_utils
 
-from train import cpu  # isort: split
-
-cpu.adapt_engine()
-
-from torchtitan import trainer as titan  # noqa: E402
-from torchtitan.components.loss import IGNORE_INDEX  # noqa: E402
-from torchtitan.components.optimizer.lr_scheduler import LRSchedulersContainer  # noqa: E402
-from torchtitan.distributed import utils as dist_utils  # noqa: E402
-
-from train import metrics  # noqa: E402
-from train.balance import Balancer  # noqa: E402
-from train.checkpoint import Checkpoints  # noqa: E402
-from train.config import Run  # noqa: E402
-from train.errors import RunError  # noqa: E402
-from train.model.afmoe import moe_layers  # noqa: E402
-from train.optim.groups import Optimizers  # noqa: E402
-from train.sinks import Console, JsonLines, Sinks, start_wandb  # noqa: E402
-from train.stopwatch import Stopwatch  # noqa: E402
-from train.timeline import Step, Timeline  # noqa: E402
-from train.validate import HeldOut  # noqa: E402
-
-Microbatch = tuple[dict[str, Tensor], Tensor]
+from train import metrics
+from train.balance import Balancer
+from train.checkpoint import Checkpoints
+from train.config import Run
+from train.errors import RunError
+from train.model.afmoe import moe_layers
+from train.optim.groups import Optimizers
+from train.sinks import Sinks, open_sinks
+from train.stopwatch import Stopwatch
+from train.timeline import Step, Timeline, split_batch
+from train.validate import Batch, HeldOut
 
 
 class TimelineSchedule(LRSchedulersContainer):
@@ -53,17 +47,17 @@ class TimelineSchedule(LRSchedulersContainer):
             return TimelineSchedule(optimizers, lambda done: timeline.step(min(done + 1, timeline.num_steps)).lr_factor)
 
 
-@dataclass
-class Totals:
-    """Figures of one step, summed or maximised over ranks; all ranks hold the same."""
+class Totals(NamedTuple):
+    """Figures of one step over all ranks and microbatches; the same on every rank."""
 
-    cross_entropy: float
-    """Mean over tokens, nats."""
-    z: float
-    """Mean squared logsumexp."""
+    loss: float
+    """Mean cross-entropy, nats per token."""
+    mean_z: float
+    """Mean squared logsumexp of the LM logits."""
     balance_loss: float
     batch_het: float
     counts_LE: Tensor
+    """int64: tokens that each expert got."""
     digest: int
 
 
@@ -73,7 +67,7 @@ class Trainer(titan.Trainer):
     @dataclass(kw_only=True, slots=True)
     class Config(titan.Trainer.Config):
         run: Run
-        held_out: dict[str, Any] = field(default_factory=dict)
+        held_out: dict[str, Batch] = field(default_factory=dict)
         """Source -> held-out windows."""
 
         def to_dict(self) -> dict[str, Any]:
@@ -85,50 +79,172 @@ class Trainer(titan.Trainer):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        (self.model,) = self.model_parts
         self.timeline = config.run.timeline
-        (model,) = self.model_parts
-        self.model = model
-        self.moe_layers = dict(moe_layers(model))
-        self.balancer = Balancer(config.run.section("balance"), list(self.moe_layers.values()))
+        self.batch_mesh = self.parallel_dims.get_optional_mesh("batch")
+        self.num_batch_ranks = 1 if self.batch_mesh is None else self.batch_mesh.size()
+        layers = dict(moe_layers(self.model))
+        self.moe_layer_ids = list(layers)
+        self.balancer = Balancer(config.run.section("balance"), list(layers.values()))
         self.held_out = HeldOut(config.held_out, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size)
+        self.sinks: Sinks | None = None
         self.stopwatch = Stopwatch()
-        self.sinks = Sinks([])
 
-    @property
-    def batch_mesh(self) -> Any:
-        return self.parallel_dims.get_optional_mesh("batch")
-
-    @property
-    def num_batch_ranks(self) -> int:
-        return self.batch_mesh.size() if self.batch_mesh is not None else 1
-
-    def train(self) -> None:
-        """Resumes, then trains to the end. torchtitan's loop loads the checkpoint again, at no other place."""
-        super().train()
-
-    def train_step(self, data_iterator: Iterator[Microbatch]) -> None:
-        """One optimizer step."""
+    def train_step(self, data_iterator: Iterator[Batch]) -> None:
+        """One optimizer step: step `self.step` of the timeline."""
         step = self.timeline.step(self.step)
-        if not self.sinks.is_open:
-            self._open_sinks()
-        self.stopwatch.start()
+        if self.sinks is None:
+            self._begin(step)
+        self.optimizers.zero_grad()
         with self.stopwatch("data"):
             microbatches = self._fetch(step, data_iterator)
         with self.stopwatch("forward_backward"):
-            losses = self._forward_backward(step, microbatches)
+            sums = self._forward_backward(step, microbatches)
             grad_norm = self._clip()
-        totals = self._reduce(step, losses)
+        totals = self._reduce(step, sums)
         self._stop_unless_finite(step, totals, grad_norm)
         with self.stopwatch("optimizer"):
-            self.balancer.update_biases_(totals.counts_LE)
             rates = self.optimizers.learning_rates()
+            self.balancer.update_biases_(totals.counts_LE)
             self.optimizers.step()
             self.lr_schedulers.step()
-        row = self._row(step, totals, grad_norm, rates)
-        if self.checkpointer.is_due(self.step):
+        self._log(step, self._row(step, totals, grad_norm, rates))
+
+    def _begin(self, step: Step) -> None:
+        """Before the first step of this process: is the data where the timeline is? Then rows go on after the last."""
+        if self.dataloader.next_window != step.first_window:
+            raise RunError(
+                f"the checkpoint continues at window {self.dataloader.next_window:,}, but step {step.number} of the "
+                f"schedule begins at window {step.first_window:,}; it belongs to another schedule"
+            )
+        self.sinks = open_sinks(self.config.run, resume_step=step.number - 1)
+        self.stopwatch.lap()
+
+    def _fetch(self, step: Step, data_iterator: Iterator[Batch]) -> list[Batch]:
+        """This rank's microbatches of the step, on the device."""
+        num_microbatches, self.dataloader.rows = split_batch(
+            step.num_windows, num_ranks=self.num_batch_ranks, at_most=self.config.training.local_batch_size
+        )
+        batches = [next(data_iterator) for _ in range(num_microbatches)]
+        return [
+            ({name: tensor.to(self.device) for name, tensor in inputs.items()}, labels.to(self.device))
+            for inputs, labels in batches
+        ]
+
+    def _forward_backward(self, step: Step, microbatches: list[Batch]) -> Tensor:
+        """Accumulates the gradients. Returns per microbatch [cross-entropy, z, labelled tokens], sums, float64 [*, 3]."""
+        self.balancer.weigh_sequences(step.num_windows)
+        tokens = torch.stack([(labels != IGNORE_INDEX).sum() for _, labels in microbatches])
+        global_tokens = dist_utils.dist_sum_tensor(tokens.sum(), self.batch_mesh)
+        sums = [
+            self.forward_backward_step(input_dict=inputs, labels=labels, global_valid_tokens=global_tokens)
+            for inputs, labels in microbatches
+        ]
+        return torch.cat([torch.stack(sums).double(), tokens[:, None].double()], dim=1)
+
+    def _forward_backward_body(
+        self, inputs: Tensor, labels: Tensor, global_valid_tokens: Tensor, extra_kwargs: dict[str, Any]
+    ) -> Tensor:
+        """torchtitan's, but what comes back is [cross-entropy, z], sums: the log keeps them apart."""
+        with self.train_context():
+            pred = self.model(inputs, **extra_kwargs)
+            loss, sums = self.loss_fn(pred, labels, global_valid_tokens)
+            del pred
+            loss.backward()
+        return torch.stack([sums["cross_entropy"], sums["z"]])
+
+    def _clip(self) -> float:
+        norm = dist_utils.clip_grad_norm_(
+            list(self.model.parameters()),
+            self.config.training.max_norm,
+            foreach=True,
+            ep_enabled=self.parallel_dims.ep_enabled,
+        )
+        return float(norm)
+
+    def _reduce(self, step: Step, sums: Tensor) -> Totals:
+        """Everything that a step reports or acts on, summed over ranks in three small collectives."""
+        counts_LE, balance_loss = self.balancer.take_counts()
+        means = sums[:, 0] / sums[:, 2]
+        figures = torch.cat([sums.sum(0), means.sum()[None], balance_loss.double()[None]])
+        largest = means.max()
+        integers = torch.cat([counts_LE.flatten(), torch.tensor([self.dataloader.pop_digest()], device=self.device)])
+        if self.batch_mesh is not None:
+            group = self.batch_mesh.get_group()
+            dist.all_reduce(figures, group=group)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+            dist.all_reduce(integers, group=group)
+        cross_entropy, z, tokens, sum_of_means, balance_loss = figures.tolist()
+        num_microbatches = len(sums) * self.num_batch_ranks
+        counts_LE = integers[:-1].view_as(counts_LE)
+        top_k = self.config.run.section("model").top_k
+        metrics.check_counts(
+            counts_LE, self.moe_layer_ids, tokens=step.num_windows * self.timeline.seq_len, top_k=top_k
+        )
+        return Totals(
+            loss=cross_entropy / tokens,
+            mean_z=z / tokens,
+            balance_loss=balance_loss,
+            batch_het=float(largest) - sum_of_means / num_microbatches,
+            counts_LE=counts_LE,
+            digest=int(integers[-1]),
+        )
+
+    def _stop_unless_finite(self, step: Step, totals: Totals, grad_norm: float) -> None:
+        """Every rank holds the same numbers, so all stop, or none."""
+        wrong = {"loss": totals.loss, "z": totals.mean_z, "balance loss": totals.balance_loss, "gradient norm": grad_norm}
+        wrong = {name: value for name, value in wrong.items() if not math.isfinite(value)}
+        if wrong:
+            raise RunError(
+                f"step {step.number} ({step.phase}, windows {step.first_window:,} to "
+                f"{step.first_window + step.num_windows - 1:,}): {', '.join(f'{k} is {v}' for k, v in wrong.items())}. "
+                "The weights have not been changed by it; the last checkpoint stands. Look at the data of the step with "
+                f"`python -m data_pipelines.explain {self.config.run.run_dir} --step {step.number}`, or lower the "
+                "learning rates."
+            )
+
+    def _row(self, step: Step, totals: Totals, grad_norm: float, rates: dict[str, float]) -> dict[str, Any]:
+        violations = metrics.max_violation(totals.counts_LE).tolist()
+        return {
+            "step": step.number,
+            "tokens": (step.first_window + step.num_windows) * self.timeline.seq_len,
+            "phase": step.phase,
+            "loss": totals.loss,
+            "z_loss": self.loss_fn.z_loss_weight * totals.mean_z,
+            "balance_loss": totals.balance_loss,
+            "grad_norm": grad_norm,
+            **rates,
+            "global_batch": step.num_windows,
+            "max_violation": max(violations, default=0.0),
+            "max_violation_by_layer": dict(zip(self.moe_layer_ids, violations, strict=True)),
+            "dead_experts": metrics.dead_experts(totals.counts_LE),
+            "batch_het": totals.batch_het,
+            "batch_digest": metrics.format_digest(totals.digest),
+        }
+
+    def _log(self, step: Step, row: dict[str, Any]) -> None:
+        """Completes the row and writes it, before a checkpoint is saved: no checkpoint is ahead of its rows."""
+        assert self.sinks is not None
+        if self.checkpointer.is_due(step.number):
             with self.stopwatch("validation"):
-                row["validation"] = self.held_out.losses(self.model)
-        row["seconds"] = self.stopwatch.stop(checkpoint=self.checkpointer.take_save_seconds())
-        row["tokens_per_second"] = step.num_windows * self.timeline.seq_len / row["seconds"]["step"]
-        row["mfu"] = self._mfu(row["tokens_per_second"])
+                row["validation"] = self.held_out.losses(self.model, self.device)
+        seconds = {"data": 0.0, "forward_backward": 0.0, "optimizer": 0.0, "validation": 0.0} | self.stopwatch.lap()
+        row["seconds"] = seconds | {"checkpoint": self.checkpointer.pop_save_seconds()}
+        row["tokens_per_second"] = step.num_windows * self.timeline.seq_len / seconds["total"]
+        flops = row["tokens_per_second"] * self.metrics_processor.num_flops_per_token
+        peak = self.metrics_processor.gpu_peak_flops * dist.get_world_size()
+        row["mfu"] = metrics.finite_or_none(flops / peak)
         self.sinks.write(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step, and torch's RNG state (the same on every rank; no part of a step draws from it today)."""
+        return {"step": self.step, "rng": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step = state_dict["step"]
+        torch.set_rng_state(state_dict["rng"])
+
+    def close(self) -> None:
+        if getattr(self, "sinks", None) is not None:
+            self.sinks.close()
+        super().close()

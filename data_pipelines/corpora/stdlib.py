@@ -64,16 +64,17 @@ def split_docstrings(source: str) -> tuple[str, str]:
         found = list(_docstrings(ast.parse(source), ()))
     except SyntaxError:
         return source, ""
-    lines = source.splitlines(keepends=True)
-    for _, first, last, _ in found:
-        lines[first - 1 : last] = [""] * (last - first + 1)
-    return "".join(lines), "\n\n".join(f"{name}\n\n{text}" if name else text for name, _, _, text in found)
+    cut = {line for _, first, last, _ in found for line in range(first, last + 1)}
+    lines = source.split("\n")  # not splitlines(): form feeds end no line for the parser
+    program = "\n".join(line for number, line in enumerate(lines, 1) if number not in cut)
+    return program, "\n\n".join(f"{name}\n\n{text}" if name else text for name, _, _, text in found)
 
 
 def _docstrings(node: _Documented, path: tuple[str, ...]) -> Iterator[tuple[str, int, int, str]]:
-    """(qualified name, first line, last line, text) of every docstring that has its lines for itself."""
+    """(qualified name, first line, last line, text) of every docstring that can go: with lines of its own, and not the
+    whole body of a function."""
     text = ast.get_docstring(node)
-    if text and (isinstance(node, ast.Module) or node.body[0].lineno > node.lineno):
+    if text and (isinstance(node, ast.Module) or (len(node.body) > 1 and node.body[0].lineno > node.lineno)):
         statement = node.body[0]
         yield ".".join(path), statement.lineno, statement.end_lineno or statement.lineno, text
     for child in node.body:

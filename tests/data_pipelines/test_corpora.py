@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 from pathlib import Path
@@ -24,6 +25,9 @@ class A:
 
     def f(self): "on the line of its def"
 
+    def h(self):
+        "A body of its own."
+
     async def g(self):
         \'About g.\'
         return """no docstring"""
@@ -36,7 +40,16 @@ def test_docstrings_are_cut_out_as_worked_by_hand():
     assert program == (
         "import os\n\nclass A:\n"
         '    x = "no docstring"\n\n    def f(self): "on the line of its def"\n\n'
+        '    def h(self):\n        "A body of its own."\n\n'
         '    async def g(self):\n        return """no docstring"""\n'
+    )
+
+
+def test_a_form_feed_does_not_shift_what_is_cut():
+    """str.splitlines() would count one line more for each than the parser does."""
+    assert split_docstrings('x = 1\n\x0c\ndef f():\n    """About f."""\n    return x\n') == (
+        "x = 1\n\x0c\ndef f():\n    return x\n",
+        "f\n\nAbout f.",
     )
 
 
@@ -67,6 +80,11 @@ def test_documents_have_names_of_their_own_and_sources_share_no_text(stdlib: dic
     assert '"""Wrap a single paragraph of text' not in texts["textwrap.py"]
     assert "def wrap(text, width=70, **kwargs):" in texts["textwrap.py"]
     assert "Wrap a single paragraph of text" in {d.name: d.text for d in stdlib["prose"]}["textwrap.py"]
+
+
+def test_modules_without_their_docstrings_are_still_programs(stdlib: dict[str, list[Document]]):
+    for document in stdlib["code"]:
+        ast.parse(document.text)
 
 
 def test_the_standard_library_is_read_in_the_same_order_every_time(stdlib: dict[str, list[Document]]):
@@ -105,8 +123,7 @@ def test_a_moved_corpus_has_the_same_names(tmp_path: Path):
 
 
 def test_a_corpus_may_lie_on_any_store():
-    with fsspec.open("memory://corpus/x/1.txt", "wt") as file:
-        file.write("stored")
+    fsspec.filesystem("memory").pipe_file("/corpus/x/1.txt", b"stored")
     assert list(files_corpus({"s": FileSource(glob="memory://corpus/x/*.txt")})["s"]()) == [Document("1.txt", "stored")]
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -25,6 +24,7 @@ TIMELINE = Timeline(
     ),
     seq_len=L,
 )
+SIZES = [8, 8, 8, 8, 16, 16, 16, 16]  # the steps of that timeline: a ramp at window 32, an edge of phases at 48
 
 
 @pytest.fixture
@@ -36,14 +36,22 @@ def prepared(make_shards: MakeShards) -> Prepared:
     return Prepared(tokenizer_dir="", sources=sources)
 
 
-def plan_of(prepared: Prepared, *, seed: int = 0) -> Plan:
-    return build_plan(FilesData(mix=MIX), prepared, TIMELINE, seed=seed)
+def plan_of(prepared: Prepared, *, mix: dict[str, dict[str, float]] | None = MIX, seed: int = 0) -> Plan:
+    return build_plan(FilesData(mix=mix), prepared, TIMELINE, seed=seed)
 
 
 def loader_of(
-    prepared: Prepared, *, ranks: int = 1, rank: int = 0, batch: int = 8, seed: int = 0, **settings
+    prepared: Prepared,
+    *,
+    ranks: int = 1,
+    rank: int = 0,
+    batch: int = 8,
+    mix: dict[str, dict[str, float]] | None = MIX,
+    seed: int = 0,
+    **settings,
 ) -> PlanLoader:
-    config = PlanLoader.Config(plan=plan_of(prepared, seed=seed), prepared=prepared, **{"vocab_size": 300, **settings})
+    plan = plan_of(prepared, mix=mix, seed=seed)
+    config = PlanLoader.Config(plan=plan, prepared=prepared, **{"vocab_size": 300, **settings})
     return config.build(
         dp_world_size=ranks, dp_rank=rank, seq_len=L, local_batch_size=batch, tokenizer=None, snapshot_every_n_steps=1
     )
@@ -64,7 +72,9 @@ def steps_of(loaders: list[PlanLoader], sizes: list[int]) -> list[tuple[torch.Te
     return steps
 
 
-SIZES = [8, 8, 8, 8, 16, 16, 16, 16]
+def test_the_steps_used_here_are_those_of_the_timeline():
+    steps = [TIMELINE.step(number) for number in range(1, TIMELINE.num_steps + 1)]
+    assert [step.num_windows for step in steps] == SIZES
 
 
 def test_the_stream_is_the_plan(prepared: Prepared):
@@ -88,7 +98,7 @@ def test_any_number_of_ranks_and_microbatches_reads_the_1_rank_stream(prepared: 
 
 @pytest.mark.parametrize("served", [0, 1, 4, 6, 7])
 def test_4_ranks_resume_the_2_rank_stream_at_any_step(prepared: Prepared, served: int):
-    """Steps 4 and 6 are the batch ramp and the edge of the phases."""
+    """Step 4 is the batch ramp, the edge of the phases lies between steps 5 and 6."""
     reference = steps_of([loader_of(prepared)], SIZES)
     before = [loader_of(prepared, ranks=2, rank=rank, batch=2) for rank in range(2)]
     steps = steps_of(before, SIZES[:served])
@@ -166,11 +176,9 @@ def test_an_id_beyond_the_vocabulary_is_named_by_file_and_byte(make_shards: Make
     manifest = Path(uri, "manifest.json")
     manifest.write_text(manifest.read_text().replace('"max_token_id": 400', '"max_token_id": 5'))
     prepared = Prepared(tokenizer_dir="", sources={"a": ShardSource(train=uri)})
-    config = PlanLoader.Config(
-        plan=build_plan(FilesData(), prepared, TIMELINE, seed=0), prepared=prepared, vocab_size=300
-    )
+    loader = loader_of(prepared, mix=None)
     with pytest.raises(DataError, match=r"00000\.ds, byte 1,800: token id 400 is beyond model\.vocab_size=300"):
-        list(config.build(dp_world_size=1, dp_rank=0, seq_len=L, local_batch_size=8))
+        list(loader)
 
 
 def test_a_flipped_bit_stops_the_run_at_the_batch_that_has_it(prepared: Prepared):
@@ -205,14 +213,10 @@ def test_a_source_is_read_again_in_another_order(make_shards: MakeShards):
     """800 tokens of `a` are 49 windows; 96 windows of one source read it almost twice."""
     uri = make_shards("a", random_documents(800, seed=1))
     prepared = Prepared(tokenizer_dir="", sources={"a": ShardSource(train=uri)})
-    config = PlanLoader.Config(
-        plan=build_plan(FilesData(), prepared, TIMELINE, seed=0), prepared=prepared, vocab_size=300
-    )
-    loader = config.build(dp_world_size=1, dp_rank=0, seq_len=L, local_batch_size=1)
-    rows = [tuple(inputs["input"][0].tolist()) for inputs, _ in loader]
-    first = config.plan.window
-    epochs = np.array([first(g).epoch for g in range(96)])
-    assert sorted(epochs) == [0] * 49 + [1] * 47
-    by_epoch = [[row for row, epoch in zip(rows, epochs, strict=True) if epoch == e] for e in (0, 1)]
-    assert set(by_epoch[1]) < set(by_epoch[0])
-    assert by_epoch[1] != by_epoch[0][:47]
+    plan = plan_of(prepared, mix=None)
+    rows = [tuple(inputs["input"][0].tolist()) for inputs, _ in loader_of(prepared, mix=None, batch=1)]
+    epochs = [plan.window(g).epoch for g in range(96)]
+    first, second = ([row for row, epoch in zip(rows, epochs, strict=True) if epoch == e] for e in (0, 1))
+    assert (len(first), len(second)) == (49, 47)
+    assert set(second) < set(first)
+    assert second != first[:47]

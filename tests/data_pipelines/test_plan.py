@@ -192,6 +192,7 @@ def test_names_that_do_not_exist_are_all_reported_with_a_suggestion():
         "data.mix.stem.cod: unknown (did you mean code?)",
         "data.mix.stem.music: unknown (there are: code, prose)",
     ]
+    assert mix_problems({"p": {"a": 1, "b": 0}}, ["p"], ["a", "b", "c"]) == []
     with pytest.raises(ValueError, match=r"data\.mix\.p\.cdoe: unknown \(did you mean code\?\)"):
         plan_of({"p": 9}, {"p": {"cdoe": 1}}, {"code": 9})
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines import prepare as module
 from data_pipelines.config import DataConfig, FilesData, FileSource, ShardsData, ShardSource, StdlibData, source_names
-from data_pipelines.corpora import Document
 from data_pipelines.manifest import DataError, Manifest
-from data_pipelines.prepare import Prepared, prepare, rank_of, split
+from data_pipelines.prepare import Prepared, prepare
 from data_pipelines.sources import Source, open_held_out, open_train
 from data_pipelines.tokenize import main as tokenize
 from data_pipelines.tokenize import tokenize_files
@@ -65,7 +65,7 @@ def test_the_tokens_are_the_documents(data: FilesData, tmp_path: Path):
     assert encoder.vocab_size <= 300
     source = open_train(prepared)["texts"]
     edges = [0, *source.document_ends(0, source.num_tokens).tolist(), source.num_tokens]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         *ids, eos_id = source.tokens(start, end).tolist()
         assert encoder.decode(ids) == (tmp_path / "texts" / source.place(start).name).read_text()
         assert eos_id == encoder.eos_id
@@ -115,6 +115,13 @@ def test_three_processes_prepare_once(data: FilesData):
     assert len(list(Path(data.dir).glob("*/prepared.json"))) == 1
 
 
+def test_a_folder_that_cannot_be_written_is_named(data: FilesData, tmp_path: Path):
+    (tmp_path / "occupied").write_text("a file")
+    data.dir = str(tmp_path / "occupied")
+    with pytest.raises(DataError, match=r"data\.dir=.*occupied cannot be written \(Not a directory\)"):
+        prepare(data)
+
+
 def test_no_validation_part_without_held_out(data: FilesData, tmp_path: Path):
     prepared = prepare(files_data(tmp_path, held_out=0))
     assert open_held_out(prepared) == {}
@@ -125,37 +132,6 @@ def test_a_given_tokenizer_is_used(data: FilesData, tmp_path: Path, tokenizer_di
     prepared = prepare(files_data(tmp_path, tokenizer=str(tokenizer_dir)))
     assert prepared.tokenizer_dir == str(tokenizer_dir)
     assert open_train(prepared)["lines"].manifest.tokenizer == TextEncoder(tokenizer_dir).hash
-
-
-def documents(*sizes: int) -> list[Document]:
-    return [Document(f"d{k}", "x" * size) for k, size in enumerate(sizes)]
-
-
-def test_held_out_documents_have_the_lowest_ranks_and_the_sample_the_highest():
-    corpus = documents(*[100] * 50)
-    result = split("s", iter(corpus), held_out=0.1, sample_chars=450)
-    ranks = sorted(map(rank_of, corpus))
-    assert result.held_out == frozenset(ranks[:5])
-    assert result.sample_from == ranks[-5]  # 4 documents are too little, 5 are enough
-    assert result.num_chars == 5000
-
-
-def test_a_document_larger_than_the_held_out_part_stays_in_training():
-    corpus = documents(1_000_000, *[100] * 20)
-    result = split("s", iter(corpus), held_out=0.0005, sample_chars=10)
-    assert 1 <= len(result.held_out) <= 5
-    assert rank_of(corpus[0]) not in result.held_out
-
-
-def test_something_is_held_out_of_few_large_documents():
-    corpus = documents(1000, 900, 800)
-    assert split("s", iter(corpus), held_out=0.01, sample_chars=10).held_out == {rank_of(corpus[2])}
-
-
-def test_one_document_cannot_be_divided():
-    with pytest.raises(ValueError, match=r"source 's' has 1 non-empty document\(s\), too few .* data\.held_out=0"):
-        split("s", iter(documents(500, 0)), held_out=0.1, sample_chars=10)
-    assert split("s", iter(documents(500)), held_out=0, sample_chars=10).held_out == frozenset()
 
 
 def test_shards_of_another_tokenizer_are_refused(data: FilesData, tokenizer_dir: Path):
@@ -215,6 +191,7 @@ def test_kind_chooses_the_class_and_unknown_keys_are_refused():
     adapter = TypeAdapter(DataConfig)
     assert adapter.validate_python({"kind": "stdlib"}) == StdlibData()
     files = adapter.validate_python({"kind": "files", "sources": {"b": {"glob": "x"}, "a": {"glob": "y"}}})
+    assert isinstance(files, FilesData)
     assert files.sources["a"] == FileSource(glob="y", text_key="text")
     assert (source_names(files), source_names(StdlibData())) == (["a", "b"], ["code", "prose", "stem"])
     for section in ({"kind": "stdlib", "vocab": 1}, {"kind": "web"}, {"kind": "files", "held_out": 1.5}):

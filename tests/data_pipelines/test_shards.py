@@ -158,6 +158,13 @@ def test_a_garbled_manifest_is_refused(make_shards: MakeShards, text: str):
         Source(uri)
 
 
+def test_a_manifest_of_another_width_is_refused(make_shards: MakeShards):
+    manifest = Path(make_shards("s", DOCUMENTS), "manifest.json")
+    manifest.write_text(manifest.read_text().replace("uint16", "uint32"))
+    with pytest.raises(DataError, match="9 tokens of type uint32 are not 18 bytes"):
+        Source(str(manifest.parent))
+
+
 def test_the_fingerprint_follows_the_tokens_and_not_the_place(make_shards: MakeShards):
     prints = [Manifest.load(make_shards(name, DOCUMENTS)).fingerprint for name in ("a", "b")]
     other = Manifest.load(make_shards("c", [[5, 6, 1], [7, 1], [8, 9, 11, 1]])).fingerprint

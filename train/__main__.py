@@ -1,0 +1,122 @@
+"""Pretrains a model: compose -> check -> build -> train -> close.
+
+    python -m train experiment=smoke parallelism=single                            one process
+    torchrun --nproc-per-node 4 -m train experiment=smoke                          four ranks
+
+Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value. Starting the same
+command again goes on from the last complete checkpoint of run.dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError
+
+if TYPE_CHECKING:
+    from train.config import Run
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0, CONFIG_EXIT or RUN_EXIT (train/errors.py)."""
+    args = parse(arguments)
+    if not args.check:
+        stand_alone()
+    announce("reading the configuration")
+    from train import config
+    from train.rundir import open_run_dir
+    from train.summary import summary
+
+    try:
+        run = config.check(config.compose(args.overrides))
+        if args.check:
+            print(summary(run))
+            return 0
+        open_run_dir(run)
+        announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
+        train(run)
+    except ConfigError as error:  # the same on every rank
+        if is_rank_0():
+            print("".join(f"error: {problem}\n" for problem in error.problems), end="", file=sys.stderr)
+        return CONFIG_EXIT
+    except RunError as error:
+        if is_rank_0():
+            print(f"error: {error}", file=sys.stderr)
+        return RUN_EXIT
+    except OSError as error:  # a damaged shard: only the rank that read it knows
+        print(f"error: rank {os.environ['RANK']}: {error}", file=sys.stderr)
+        return RUN_EXIT
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. experiment=trinity_mini run.name=mine")
+    parser.add_argument("--check", action="store_true", help="check the configuration, print what follows from it, stop")
+    return parser.parse_args(arguments)
+
+
+def stand_alone() -> None:
+    """What torchrun would have set, for a single process."""
+    if "LOCAL_RANK" in os.environ:
+        return
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def train(run: Run) -> None:
+    from train.build import trainer_config
+
+    send_engine_log_to(run.run_dir / "engine.log")
+    try:
+        trainer = trainer_config(run).build()
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error).splitlines()) from error
+    try:
+        trainer.train()
+    finally:
+        trainer.close()
+
+
+def resume_note(run: Run) -> str:
+    from train.checkpoint import committed_steps
+
+    steps = committed_steps(run.run_dir / run.section("checkpoint").folder)
+    return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}" if steps else "starting"
+
+
+def send_engine_log_to(path: os.PathLike[str]) -> None:
+    """torchtitan's log of rank 0 goes to a file; warnings of every rank go to the console too."""
+    from torchtitan.tools.logging import logger
+
+    console = logging.StreamHandler()
+    console.setLevel(logging.ERROR)
+    handlers: list[logging.Handler] = [console]
+    if is_rank_0():
+        handlers.append(logging.FileHandler(path))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers, logger.propagate = handlers, False
+    logger.setLevel(logging.INFO)
+
+
+def is_rank_0() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def announce(text: str) -> None:
+    if is_rank_0():
+        print(f"train: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
