@@ -41,18 +41,18 @@ def main(arguments: list[str]) -> int:
         open_run_dir(run)
         announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
         train(run)
-    except ConfigError as error:  # the same on every rank
-        if is_rank_0():
-            print("".join(f"error: {problem}\n" for problem in error.problems), end="", file=sys.stderr)
-        return CONFIG_EXIT
-    except RunError as error:
-        if is_rank_0():
-            print(f"error: {error}", file=sys.stderr)
-        return RUN_EXIT
-    except OSError as error:  # a damaged shard: only the rank that read it knows
-        print(f"error: rank {os.environ['RANK']}: {error}", file=sys.stderr)
-        return RUN_EXIT
+    except ConfigError as error:
+        return fail(error.problems, CONFIG_EXIT)
+    except (RunError, OSError) as error:  # OSError: a damaged shard, which only the rank that read it knows of
+        return fail([str(error)], RUN_EXIT)
     return 0
+
+
+def fail(problems: list[str], exit_code: int) -> int:
+    """Every rank speaks: the launcher stops the others as soon as one has ended, and that may be rank 0."""
+    rank = "" if is_rank_0() else f"rank {os.environ['RANK']}: "
+    print("".join(f"error: {rank}{problem}\n" for problem in problems), end="", file=sys.stderr, flush=True)
+    return exit_code
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -22,7 +22,7 @@ def cross_entropy_and_z(logits_TV: Tensor, labels_T: Tensor) -> tuple[Tensor, Te
 
 
 class _CrossEntropyAndZ(torch.autograd.Function):
-    """Both sums from one logsumexp, and both gradients in one pass over the logits.
+    """Both sums from one log-softmax, and both gradients in one pass over it.
 
     With p = softmax(logits): d ce / d logits = p - onehot(label), d lse^2 / d logits = 2 lse p.
     """
@@ -31,16 +31,17 @@ class _CrossEntropyAndZ(torch.autograd.Function):
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor) -> tuple[Tensor, Tensor]:
         is_target_T = labels_T != IGNORE_INDEX
         targets_T1 = labels_T.clamp(min=0)[:, None]
-        lse_T = torch.logsumexp(logits_TV, dim=-1)
-        ctx.save_for_backward(logits_TV, targets_T1, is_target_T, lse_T)
-        cross_entropy_T = lse_T - logits_TV.gather(-1, targets_T1)[:, 0]
+        log_p_TV = torch.log_softmax(logits_TV, dim=-1)
+        cross_entropy_T = -log_p_TV.gather(-1, targets_T1)[:, 0]
+        lse_T = logits_TV.gather(-1, targets_T1)[:, 0] + cross_entropy_T
+        ctx.save_for_backward(log_p_TV, targets_T1, is_target_T, lse_T)
         return (cross_entropy_T * is_target_T).sum(), (lse_T**2 * is_target_T).sum()
 
     @staticmethod
     def backward(ctx: Any, grad_cross_entropy: Tensor, grad_z: Tensor) -> tuple[Tensor, None]:
-        logits_TV, targets_T1, is_target_T, lse_T = ctx.saved_tensors
+        log_p_TV, targets_T1, is_target_T, lse_T = ctx.saved_tensors
         weight_T = is_target_T * (grad_cross_entropy + 2 * grad_z * lse_T)
-        grad_TV = (logits_TV - lse_T[:, None]).exp_().mul_(weight_T[:, None])
+        grad_TV = log_p_TV.exp().mul_(weight_T[:, None])
         grad_TV.scatter_add_(-1, targets_T1, (is_target_T * -grad_cross_entropy)[:, None])
         return grad_TV, None
 

@@ -5,7 +5,7 @@ B = batch, L = sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -56,7 +56,7 @@ def share(windows: Batch, *, num_ranks: int, rank: int, batch: int) -> Iterator[
 
 
 @torch.no_grad()
-def sum_losses(model: nn.Module, microbatches: list[Batch], device: torch.device) -> Tensor:
+def sum_losses(model: nn.Module, microbatches: Iterable[Batch], device: torch.device) -> Tensor:
     """[sum of the cross-entropy, labelled tokens] over `microbatches`, float64 [2]. Counts no expert's load."""
     was_training = model.training
     model.eval()
