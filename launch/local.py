@@ -90,6 +90,9 @@ def train(run: Run, overrides: list[str]) -> None:
     # A share of the cores for each rank: with all cores for all ranks, threads wait for each other.
     num_cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // run.world_size)))
+    # glibc gives large tensors back to the system when they are freed, and the next ones fault their pages in again.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 * 2**30))
     launch_ranks(["-m", "train", *overrides], num_ranks=run.world_size, run_dir=run.run_dir)
 
 

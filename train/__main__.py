@@ -60,7 +60,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. experiment=trinity_mini run.name=mine")
-    parser.add_argument("--check", action="store_true", help="check the configuration, print what follows from it, stop")
+    parser.add_argument(
+        "--check", action="store_true", help="check the configuration, print what follows from it, stop"
+    )
     return parser.parse_args(arguments)
 
 
@@ -106,6 +108,8 @@ def send_engine_log_to(path: os.PathLike[str]) -> None:
         handlers.append(logging.FileHandler(path))
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.handlers, logger.propagate = handlers, False
+    # It advises to flatten meshes inside of torchtitan's gradient norm, once per start.
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     logger.setLevel(logging.INFO)
 
 

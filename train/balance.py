@@ -22,7 +22,8 @@ class BalanceConfig:
     kind: Literal["smebu", "sign", "none"]
     """Rule that moves the biases: `smebu` (Trinity Large), `sign` (Nano and Mini), or `none`, which leaves them."""
     speed: float = 5e-4
-    """Largest bias change per step (lambda). SMEBU: 5e-4 (Trinity report, section 2.3); sign: 1e-3 (published configs)."""
+    """Largest bias change per step (lambda). SMEBU: 5e-4 (Trinity report, section 2.3); sign: 1e-3 (published
+    configs)."""
     sharpness: float = 2.0
     """SMEBU: factor on the relative load gap before tanh (kappa). Trinity report, section 2.3."""
     momentum: float = 0.5

@@ -28,7 +28,9 @@ def trainer_config(run: Run) -> Trainer.Config:
     prepared = prepare(section("data"))
     _check_tokenizer(run, prepared)
     training = replace(
-        section("training"), steps=last_step(run), global_batch_size=-1  # the timeline has the batch of each step
+        section("training"),
+        steps=last_step(run),
+        global_batch_size=-1,  # the timeline has the batch of each step
     )
     return Trainer.Config(
         run=run,
@@ -79,4 +81,6 @@ def _held_out(run: Run, prepared: Prepared) -> dict[str, Batch]:
 def _check_tokenizer(run: Run, prepared: Prepared) -> None:
     ids, rows = TextEncoder(prepared.tokenizer_dir).vocab_size, run.section("model").vocab_size
     if ids > rows:
-        raise ConfigError([f"model.vocab_size={rows}: the tokenizer in {prepared.tokenizer_dir} has {ids} ids; raise it"])
+        raise ConfigError(
+            [f"model.vocab_size={rows}: the tokenizer in {prepared.tokenizer_dir} has {ids} ids; raise it"]
+        )

@@ -119,7 +119,7 @@ class Run:
 def world_size(parallelism: Any) -> int:
     """Ranks of a mesh; a shard degree of -1 takes what the launcher started."""
     if parallelism.data_parallel_shard_degree == -1:
-        return int(os.environ.get("WORLD_SIZE", parallelism.data_parallel_replicate_degree))
+        return int(os.environ.get("WORLD_SIZE") or parallelism.data_parallel_replicate_degree)
     return parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree
 
 
@@ -213,7 +213,7 @@ def _activation_checkpoint(name: str, section: dict[str, Any]) -> tuple[str | No
 
 
 def _load(cls: Any) -> Any:
-    """"module:Outer.Inner" -> the class; anything else as it is."""
+    """ "module:Outer.Inner" -> the class; anything else as it is."""
     if not isinstance(cls, str):
         return cls
     module, _, path = cls.partition(":")

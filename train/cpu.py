@@ -22,6 +22,14 @@ import torch
 from torchtitan.tools import utils
 
 
+NOISE = (
+    "In CPU autocast, but the target dtype is not supported",
+    "DTensor random operators may not have complete support",  # no DTensor is drawn from: see train/model/init.py
+    r"DTensor manual_seed\(\) may not have complete support",
+)
+"""Starts of warnings that say nothing about this program."""
+
+
 class CpuModule(types.ModuleType):
     """`torch.cpu` with what torchtitan's DeviceMemoryMonitor expects besides: the process as the device's memory."""
 
@@ -62,7 +70,8 @@ def adapt_engine() -> None:
                 module.set_force_sum_reduction_for_comms(True)
 
     fsdp.disable_fsdp_gradient_division = sum_gradients
-    warnings.filterwarnings("ignore", message="In CPU autocast, but the target dtype is not supported")
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _set_pg_timeouts(timeout: timedelta, parallel_dims: Any) -> None:

@@ -54,9 +54,13 @@ def read_sequences(path: Path, *, seq_len: int, vocab_size: int) -> list[np.ndar
     """Sequences of int64 ids, each of at least two."""
     ids = np.load(path, allow_pickle=False)
     if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer) or ids.shape[-1] < 2:
-        raise ValueError(f"{path}: expected whole numbers, [tokens] or [rows, tokens >= 2], got {ids.dtype} {ids.shape}")
+        raise ValueError(
+            f"{path}: expected whole numbers, [tokens] or [rows, tokens >= 2], got {ids.dtype} {ids.shape}"
+        )
     if ids.min() < 0 or ids.max() >= vocab_size:
-        raise ValueError(f"{path}: ids {ids.min()} to {ids.max()}, expected 0 to model.vocab_size - 1 = {vocab_size - 1}")
+        raise ValueError(
+            f"{path}: ids {ids.min()} to {ids.max()}, expected 0 to model.vocab_size - 1 = {vocab_size - 1}"
+        )
     ids = ids.astype(np.int64)
     if ids.ndim == 2:
         return list(ids)

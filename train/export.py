@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 
 def export(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
-    """Raises ConfigError where there is nothing to export, OSError where it cannot be written; `out` is whole or absent."""
+    """Raises ConfigError where there is nothing to export, OSError where it cannot be written."""
     from train.config import load_run
     from train.weights import load_model
 

@@ -3,6 +3,7 @@
 B = batch, L = sequence, V = vocabulary, T = B L.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,8 @@ class CrossEntropyZLoss(BaseLoss):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
         z_loss_weight: float = 0.0
+
+    fn: Callable[..., Any]
 
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None):
         self.z_loss_weight = config.z_loss_weight

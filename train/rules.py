@@ -62,7 +62,7 @@ def world_size_matches(run: Any) -> str | None:
     """Only torchrun knows how many ranks there are; without it there is one."""
     started = int(os.environ.get("WORLD_SIZE", 1))
     replicate, shard = run.parallelism.data_parallel_replicate_degree, run.parallelism.data_parallel_shard_degree
-    if "LOCAL_RANK" not in os.environ or shard == -1 and started % replicate == 0:
+    if "LOCAL_RANK" not in os.environ or (shard == -1 and started % replicate == 0):
         return None
     if replicate * shard != started:
         return (
@@ -139,7 +139,9 @@ def cuda_graphs_are_off(run: Any) -> str | None:
 
 def checkpoints_are_resumable(run: Any) -> str | None:
     if run.checkpoint.last_save_model_only:
-        return "checkpoint.last_save_model_only: must be false; the last checkpoint is a full one, export makes the model"
+        return (
+            "checkpoint.last_save_model_only: must be false; the last checkpoint is a full one, export makes the model"
+        )
     if run.checkpoint.async_mode != "disabled":
         return f"checkpoint.async_mode: got {run.checkpoint.async_mode!r}, allowed: 'disabled'"
     return None

@@ -67,6 +67,8 @@ def changes(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [
-            change for key in keys for change in changes(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            change
+            for key in keys
+            for change in changes(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
     return [] if old == new else [(path, old, new)]

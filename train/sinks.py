@@ -134,7 +134,9 @@ class Console:
         self._bar.update(row["tokens"] - self._bar.n)
         if "validation" in row:
             losses = ", ".join(f"{source} {loss:.3f}" for source, loss in row["validation"].items())
-            tqdm.write(f"step {row['step']}, {format_tokens(row['tokens'])} tokens: validation {losses}", file=sys.stdout)
+            tqdm.write(
+                f"step {row['step']}, {format_tokens(row['tokens'])} tokens: validation {losses}", file=sys.stdout
+            )
 
     def close(self) -> None:
         self._bar.refresh()
@@ -165,9 +167,7 @@ def open_sinks(run: Run, *, resume_step: int) -> Sinks:
     sinks.append(JsonLines(run.run_dir / "metrics.jsonl", resume_step=resume_step))
     if config.console:
         seen = timeline.step(resume_step + 1).first_window * timeline.seq_len
-        sinks.append(
-            Console(tokens=timeline.num_windows * timeline.seq_len, seen=seen, num_steps=timeline.num_steps)
-        )
+        sinks.append(Console(tokens=timeline.num_windows * timeline.seq_len, seen=seen, num_steps=timeline.num_steps))
     return Sinks(sinks)
 
 

@@ -86,7 +86,9 @@ def split_batch(sequences: int, *, num_ranks: int, at_most: int) -> tuple[int, i
     if sequences % num_ranks:
         raise ValueError(f"{num_ranks} data-parallel ranks do not divide a batch of {sequences} sequences")
     rows = sequences // num_ranks
-    return next((steps, rows // steps) for steps in range(1, rows + 1) if rows % steps == 0 and rows // steps <= at_most)
+    return next(
+        (steps, rows // steps) for steps in range(1, rows + 1) if rows % steps == 0 and rows // steps <= at_most
+    )
 
 
 class Step(NamedTuple):
@@ -128,7 +130,9 @@ class Timeline:
             raise ValueError(f"every phase needs at least one window of {self.seq_len} tokens, got {phase_windows}")
         num_windows = edges[-1] - edges[-1] % self.quantum
         if num_windows < 1:
-            raise ValueError(f"{edges[-1]} windows do not fill one step of {self.schedule.batch[0].sequences} sequences")
+            raise ValueError(
+                f"{edges[-1]} windows do not fill one step of {self.schedule.batch[0].sequences} sequences"
+            )
         object.__setattr__(self, "phase_windows", phase_windows)
         object.__setattr__(self, "num_windows", num_windows)
         object.__setattr__(self, "_stages", tuple(self._lay_stages(num_windows)))

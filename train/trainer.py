@@ -21,11 +21,13 @@ from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.components.optimizer.lr_scheduler import LRSchedulersContainer
 from torchtitan.distributed import utils as dist_utils
 
+from data_pipelines.loader import PlanLoader
 from train import metrics
 from train.balance import Balancer
 from train.checkpoint import Checkpoints
 from train.config import Run
 from train.errors import RunError
+from train.loss import CrossEntropyZLoss
 from train.model.afmoe import moe_layers
 from train.optim.groups import Optimizers
 from train.sinks import Sinks, open_sinks
@@ -75,6 +77,8 @@ class Trainer(titan.Trainer):
 
     config: Config
     checkpointer: Checkpoints
+    dataloader: PlanLoader
+    loss_fn: CrossEntropyZLoss
     optimizers: Optimizers
 
     def __init__(self, config: Config):
@@ -132,7 +136,7 @@ class Trainer(titan.Trainer):
         ]
 
     def _forward_backward(self, step: Step, microbatches: list[Batch]) -> Tensor:
-        """Accumulates the gradients. Returns per microbatch [cross-entropy, z, labelled tokens], sums, float64 [*, 3]."""
+        """Accumulates the gradients. Returns each microbatch's sums [cross-entropy, z, labelled tokens], float64."""
         self.balancer.weigh_sequences(step.num_windows)
         tokens = torch.stack([(labels != IGNORE_INDEX).sum() for _, labels in microbatches])
         global_tokens = dist_utils.dist_sum_tensor(tokens.sum(), self.batch_mesh)
@@ -192,13 +196,18 @@ class Trainer(titan.Trainer):
 
     def _stop_unless_finite(self, step: Step, totals: Totals, grad_norm: float) -> None:
         """Every rank holds the same numbers, so all stop, or none."""
-        wrong = {"loss": totals.loss, "z": totals.mean_z, "balance loss": totals.balance_loss, "gradient norm": grad_norm}
+        wrong = {
+            "loss": totals.loss,
+            "z": totals.mean_z,
+            "balance loss": totals.balance_loss,
+            "gradient norm": grad_norm,
+        }
         wrong = {name: value for name, value in wrong.items() if not math.isfinite(value)}
         if wrong:
             raise RunError(
                 f"step {step.number} ({step.phase}, windows {step.first_window:,} to "
                 f"{step.first_window + step.num_windows - 1:,}): {', '.join(f'{k} is {v}' for k, v in wrong.items())}. "
-                "The weights have not been changed by it; the last checkpoint stands. Look at the data of the step with "
+                "The weights have not been changed by it; the last checkpoint stands. Look at the data of the step: "
                 f"`python -m data_pipelines.explain {self.config.run.run_dir} --step {step.number}`, or lower the "
                 "learning rates."
             )
@@ -245,6 +254,6 @@ class Trainer(titan.Trainer):
         torch.set_rng_state(state_dict["rng"])
 
     def close(self) -> None:
-        if getattr(self, "sinks", None) is not None:
+        if self.sinks is not None:
             self.sinks.close()
         super().close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
 from torchtitan.distributed.utils import set_spmd_backend
 
 from train.checkpoint import committed_steps
@@ -29,7 +30,9 @@ def load_model(run: Run, step: int | None = None) -> Afmoe:
         if block.attention.rope is not None:
             block.attention.rope._init_self_buffers()
     state = model.state_dict()
-    dcp.load(state, checkpoint_id=str(path), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is the intent
+        load_checkpoint(state, checkpoint_id=str(path), no_dist=True)
     model.load_state_dict(state)
     return model.eval()
 

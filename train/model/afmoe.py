@@ -5,6 +5,7 @@ B = batch, L = sequence, D = model width.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -39,12 +40,11 @@ class AfmoeBlock(TransformerBlock):
         if config.moe is not None:
             self.moe = config.moe.build()
         else:
+            assert config.feed_forward is not None
             self.feed_forward = config.feed_forward.build()
         self.ffn_post_norm = config.ffn_post_norm.build()
 
-    def forward(
-        self, x_BLD: Tensor, attention_masks: Mapping[str, Mask], positions: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_BLD: Tensor, attention_masks: Mapping[str, Mask], positions: Tensor | None = None) -> Tensor:
         attended_BLD = self.attention(self.attention_norm(x_BLD), attention_masks, positions)
         x_BLD = x_BLD + self.attention_post_norm(attended_BLD)
         network = self.moe if self.moe_enabled else self.feed_forward
@@ -73,7 +73,10 @@ class Afmoe(Decoder):
 
         def get_nparams_and_flops(self, model: Module, seq_len: int) -> tuple[int, int]:
             attention = self.layers[0].attention
-            return get_moe_model_nparams_and_flops(self, model, attention.n_heads, 2 * attention.head_dim, seq_len)
+            head_dims = 2 * cast(int, attention.head_dim)  # of queries and keys, and of values
+            return get_moe_model_nparams_and_flops(self, model, attention.n_heads, head_dims, seq_len)
+
+    config: Config
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -94,7 +97,7 @@ class Afmoe(Decoder):
             h_BLD = layer(h_BLD, attention_masks, positions)
         return self.lm_head(self.norm(h_BLD))
 
-    def get_attention_masks(self, positions: Tensor) -> dict[str, Mask]:
+    def get_attention_masks(self, positions: Tensor) -> Mapping[str, Mask]:
         backend = self.config.layers[0].attention.inner_attention
         return build_masks(positions, window=self.config.sliding_window, backend=backend)
 
@@ -107,4 +110,4 @@ def moe_layers(model: torch.nn.Module) -> Iterator[tuple[str, MoE]]:
     """(layer id, MoE) of each layer that has experts, also under wrappers."""
     for layer_id, block in model.get_submodule("layers").named_children():
         if block.moe_enabled:
-            yield layer_id, block.moe
+            yield layer_id, cast(MoE, block.moe)

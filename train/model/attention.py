@@ -20,6 +20,8 @@ from torchtitan.models.common.attention import (
     get_sliding_window_mask_mod,
 )
 from torchtitan.models.common.linear import Linear
+from torchtitan.models.common.nn_modules import RMSNorm
+from torchtitan.models.common.rope import RoPE
 from torchtitan.protocols.module import Module
 
 LOCAL, GLOBAL = "local", "global"
@@ -41,6 +43,10 @@ class GatedAttention(GQAttention):
         is_global: bool
         """Full causal attention without RoPE, instead of a sliding window with it."""
 
+    q_norm: RMSNorm
+    k_norm: RMSNorm
+    rope: RoPE | None
+
     def __init__(self, config: Config):
         super().__init__(config)
         self.gate = config.gate.build()
@@ -48,9 +54,7 @@ class GatedAttention(GQAttention):
         if config.is_global:
             self.rope = None  # the config keeps its RoPE: torchtitan reads the context length from it
 
-    def forward(
-        self, x_BLD: Tensor, attention_masks: Mapping[str, Mask], positions: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_BLD: Tensor, attention_masks: Mapping[str, Mask], positions: Tensor | None = None) -> Tensor:
         q_BLNH, k_BLNH, v_BLNH = self.qkv_linear(x_BLD)
         q_BLNH, k_BLNH = self.q_norm(q_BLNH), self.k_norm(k_BLNH)
         if self.rope is not None:
@@ -97,7 +101,7 @@ class DenseMaskAttention(Module):
         return out_BNLH.transpose(1, 2)
 
 
-def build_masks(positions_BL: Tensor, *, window: int, backend: Module.Config) -> dict[str, Mask]:
+def build_masks(positions_BL: Tensor, *, window: int, backend: Module.Config) -> Mapping[str, Mask]:
     """The two masks of a batch, for all layers: causal within documents, and the same within `window` tokens.
 
     positions_BL: int64, 0 where a document starts. Token t of a local layer sees t - window + 1 .. t.
@@ -112,8 +116,10 @@ def dense_masks(positions_BL: Tensor, *, window: int) -> dict[str, Tensor]:
     document = get_document_mask_mod(positions_BL)
     causal, near = get_causal_mask_mod(), get_sliding_window_mask_mod(window)
     B, L = positions_BL.shape
-    index = torch.arange(L, device=positions_BL.device)
-    where = (torch.arange(B, device=positions_BL.device)[:, None, None, None], None, index[:, None], index)
+    device = positions_BL.device
+    batch_B111 = torch.arange(B, device=device)[:, None, None, None]
+    head, index_L = torch.zeros((), dtype=torch.int64, device=device), torch.arange(L, device=device)
+    where = (batch_B111, head, index_L[:, None], index_L)
     same_document = document(*where)
     return {GLOBAL: same_document & causal(*where), LOCAL: same_document & near(*where)}
 

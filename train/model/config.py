@@ -64,7 +64,9 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.num_dense_layers <= self.num_layers:
-            raise ValueError(f"num_dense_layers must lie in 0..num_layers={self.num_layers}, got {self.num_dense_layers}")
+            raise ValueError(
+                f"num_dense_layers must lie in 0..num_layers={self.num_layers}, got {self.num_dense_layers}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}")
         if self.top_k > self.num_experts:

@@ -24,7 +24,7 @@ def initialize_parameters_(model: nn.Module, *, std: float, seed: int) -> None:
     Matrices: truncated normal(0, std), cut at 3 std. Gains: 1, but 1/sqrt(layers) for the norm that closes each half
     of a layer ("depth-scaled sandwich norm"). Source: Trinity report, section 2.2.
     """
-    num_layers = len(model.get_submodule("layers"))
+    num_layers = len(list(model.get_submodule("layers").children()))
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.fill_(num_layers**-0.5 if name.endswith("_post_norm.weight") else 1.0)

@@ -55,6 +55,11 @@ class MoE(Module):
         balance_loss       float32, sum of the sequence-wise losses of this rank since then, before their weight
     """
 
+    expert_bias_E: Tensor
+    bias_momentum_E: Tensor
+    token_counts_E: Tensor
+    balance_loss: Tensor
+
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         num_experts: int

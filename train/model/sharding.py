@@ -20,18 +20,16 @@ from torchtitan.protocols.sharding import ShardingConfig
 if TYPE_CHECKING:
     from train.model.afmoe import Afmoe
 
-_EXPERT_LAYOUT = {"w1_EFD": spmd.S(1), "w2_EDF": spmd.S(2), "w3_EFD": spmd.S(1)}
+_EXPERT_LAYOUT: dict[str, spmd.PerMeshAxisSpmdType] = {"w1_EFD": spmd.S(1), "w2_EDF": spmd.S(2), "w3_EFD": spmd.S(1)}
 _MOE_BUFFERS = ("expert_bias_E", "bias_momentum_E", "token_counts_E", "balance_loss")
 
 
 def set_sharding(config: Afmoe.Config, *, enable_ep: bool) -> None:
-    """Tells the MoE modules of `config` how to shard; only expert parallelism needs telling, FSDP wraps from outside."""
+    """Tells the MoE modules of `config` how to shard; expert parallelism needs telling, FSDP wraps from outside."""
     for layer in config.layers:
         if layer.moe is None:
             continue
-        set_moe_sharding_config(
-            layer.moe, enable_ep=enable_ep, enable_sp=False, expert_param_layout=_EXPERT_LAYOUT
-        )
+        set_moe_sharding_config(layer.moe, enable_ep=enable_ep, enable_sp=False, expert_param_layout=_EXPERT_LAYOUT)
         replicated = {name: dense_param_placement(tp=spmd.R) for name in _MOE_BUFFERS}
         layer.moe.sharding_config = ShardingConfig(state_shardings=replicated)
 

@@ -43,9 +43,7 @@ def afmoe_config(model: ModelConfig, *, seq_len: int, seed: int = 0) -> Afmoe.Co
     return Afmoe.Config(
         dim=model.dim,
         vocab_size=model.vocab_size,
-        tok_embeddings=Embedding.Config(
-            num_embeddings=model.vocab_size, embedding_dim=model.dim, param_init=SKIP
-        ),
+        tok_embeddings=Embedding.Config(num_embeddings=model.vocab_size, embedding_dim=model.dim, param_init=SKIP),
         layers=[_block(model, layer_id, seq_len=seq_len) for layer_id in range(model.num_layers)],
         norm=_norm(model, model.dim),
         lm_head=_linear(model.dim, model.vocab_size),
@@ -113,9 +111,7 @@ def _moe(model: ModelConfig) -> MoE.Config:
         num_experts=model.num_experts,
         param_init={name: skip_param_init for name in ("w1_EFD", "w2_EDF", "w3_EFD")},
     )
-    dispatcher = make_token_dispatcher_config(
-        num_experts=model.num_experts, top_k=model.top_k, comm_backend="standard"
-    )
+    dispatcher = make_token_dispatcher_config(num_experts=model.num_experts, top_k=model.top_k, comm_backend="standard")
     return MoE.Config(
         num_experts=model.num_experts,
         router=router,

@@ -1,0 +1,72 @@
+"""Models of a few thousand weights, on the CPU, outside of a Trainer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torchtitan.distributed.utils import set_spmd_backend
+from transformers import AfmoeForCausalLM
+
+from train.model.afmoe import Afmoe, moe_layers
+from train.model.config import ModelConfig
+from train.model.hf import hf_config, to_hf
+from train.model.spec import afmoe_config
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """One dense layer, then experts; the second of each two layers is global; a window shorter than any sequence."""
+    numbers: dict[str, Any] = {
+        "name": "tiny",
+        "vocab_size": 61,
+        "dim": 24,
+        "num_layers": 4,
+        "num_dense_layers": 1,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "dense_hidden_dim": 40,
+        "expert_hidden_dim": 12,
+        "num_experts": 6,
+        "top_k": 2,
+        "route_scale": 1.5,
+        "sliding_window": 5,
+        "global_every": 2,
+        "init_std": 0.1,  # larger than 0.5 / sqrt(dim) would be at scale, so that every part shows in the logits
+        "attention": "sdpa",
+    }
+    return ModelConfig(**{**numbers, **changes})
+
+
+def build_model(config: ModelConfig, *, seq_len: int, seed: int = 0) -> Afmoe:
+    """Weights at step 0, but biases that change which experts are chosen, and gains that differ."""
+    set_spmd_backend("partial_dtensor")
+    model = afmoe_config(config, seq_len=seq_len, seed=seed).build()
+    model.init_states()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, moe in moe_layers(model):
+            moe.expert_bias_E.copy_(0.3 * torch.randn(config.num_experts, generator=generator))
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def random_tokens(*shape: int, vocab_size: int = 61, seed: int = 0) -> torch.Tensor:
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def load_in_transformers(model: Afmoe, config: ModelConfig, folder: Path, *, seq_len: int) -> tuple[Any, dict[str, Any]]:
+    """`model` as AfmoeForCausalLM by way of exported files, and what transformers says about their names."""
+    token_ids: dict[str, int | None] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    exported = hf_config(config, seq_len=seq_len, speed=1e-3, token_ids=token_ids, dtype="float32")
+    (folder / "config.json").write_text(json.dumps(exported))
+    tensors = {name: tensor.detach().clone() for name, tensor in to_hf(model.state_dict().items())}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return AfmoeForCausalLM.from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
+    )

@@ -1,0 +1,123 @@
+"""Starts the real program on ranks of this machine, and kills a rank where a test wants it killed.
+
+A rank is a process of its own that calls train.__main__.main, as torchrun's would. They are forked from one server that
+has imported torch and torchtitan already: those seconds are paid once, and not by every rank of every run.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["train.build", "train.rundir", "tests.train.runs"])
+
+RUN_TIMEOUT_S = 120.0  # a run takes 5 to 10 s on two cores
+GRACE_S = 5.0  # for the other ranks to say what they saw, once one has failed
+
+Hook = Callable[[], None]
+"""Called in each rank before the program starts."""
+
+
+class Kill(NamedTuple):
+    """SIGKILL for `rank` as soon as metrics.jsonl has a row of `step`."""
+
+    rank: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    exit_codes: list[int]
+    """One a rank; -n for signal n."""
+    rows: list[dict[str, Any]]
+    """metrics.jsonl."""
+    output: str
+    """What all ranks printed."""
+
+
+def run(overrides: list[str], *, run_dir: Path, num_ranks: int, kill: Kill | None = None, hook: Hook | None = None):
+    """`python -m train <overrides> run.dir=<run_dir>` on `num_ranks` ranks, to its end or to the kill."""
+    words = [run_dir.with_name(f"{run_dir.name}.rank{rank}.txt") for rank in range(num_ranks)]
+    launcher = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    ranks = [
+        CONTEXT.Process(
+            target=_rank_main,
+            args=(launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, [*overrides, f"run.dir={run_dir}"]),
+            kwargs={"output": words[rank], "hook": hook},
+        )
+        for rank in range(num_ranks)
+    ]
+    for rank in ranks:
+        rank.start()
+    try:
+        if kill is not None:
+            _wait_for_row(run_dir, kill.step, ranks)
+            ranks[kill.rank].kill()
+        _wait(ranks)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+    return Result(
+        exit_codes=[rank.exitcode for rank in ranks],
+        rows=read_rows(run_dir),
+        output="".join(file.read_text() for file in words if file.exists()),
+    )
+
+
+def read_rows(run_dir: Path) -> list[dict[str, Any]]:
+    """Complete lines of metrics.jsonl; none where there is no such file."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _rank_main(environment: dict[str, str], overrides: list[str], *, output: Path, hook: Hook | None) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    import torch
+
+    from train.__main__ import main
+
+    torch.set_num_threads(1)  # OMP_NUM_THREADS comes too late: the server has loaded OpenMP
+    if hook is not None:
+        hook()
+    sys.exit(main(overrides))
+
+
+def _wait_for_row(run_dir: Path, step: int, ranks: list[ForkServerProcess]) -> None:
+    """Returns when the row is there; a run that ends before is a failure of the test."""
+    while not any(row["step"] >= step for row in read_rows(run_dir)[-1:]):
+        if connection.wait([rank.sentinel for rank in ranks], timeout=0.01):
+            return
+
+
+def _wait(ranks: list[ForkServerProcess]) -> None:
+    """Until all have ended, or some time after the first failure: the others may hang in a collective, as they would
+    without a launcher that stops them."""
+    deadline = time.monotonic() + RUN_TIMEOUT_S
+    while running := [rank for rank in ranks if rank.exitcode is None]:
+        if any(rank.exitcode for rank in ranks):
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+        if not connection.wait([rank.sentinel for rank in running], timeout=deadline - time.monotonic()):
+            return
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

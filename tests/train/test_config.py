@@ -1,0 +1,184 @@
+"""train/config.py and train/rules.py: what is wrong with a configuration is said at once, by path."""
+
+from __future__ import annotations
+
+import pytest
+
+from train.config import Run, check, compose, load_run
+from train.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def outside_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def check_smoke(*overrides: str) -> Run:
+    return check(compose(["experiment=smoke", *overrides]))
+
+
+def problems_of(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as refusal:
+        check_smoke(*overrides)
+    return refusal.value.problems
+
+
+def only_problem_of(*overrides: str) -> str:
+    (problem,) = problems_of(*overrides)
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("experiment", "ranks", "steps"),
+    [
+        ("smoke", 4, 114),
+        # 7T / 4096 = 1,708,984,375 windows = 417,233.5 steps of 4,096, so 417,234; 10T / 4096 = 2,441,406,250, of
+        # which 596,046 quanta of 4,096; the 178,812 quanta that are left are 89,406 steps of 8,192
+        ("trinity_nano", 512, 506_640),
+        ("trinity_mini", 512, 506_640),
+        ("trinity_large", 2048, 138_830),
+    ],
+)
+def test_every_experiment_is_clean(experiment: str, ranks: int, steps: int) -> None:
+    run = check(compose([f"experiment={experiment}"]))
+    assert run.world_size == ranks
+    assert run.timeline.num_steps == steps
+
+
+def test_an_unknown_key_is_named_with_its_neighbour() -> None:
+    assert only_problem_of("training.seq_lenn=128") == "training.seq_lenn: unknown key (did you mean seq_len?)"
+    assert only_problem_of("balance.sped=1") == "balance.sped: unknown key (did you mean speed?)"
+    assert only_problem_of("schedule.decay.flor=0") == "schedule.decay.flor: unknown key (did you mean floor?)"
+
+
+def test_an_unknown_key_without_a_neighbour_lists_what_there_is() -> None:
+    problem = only_problem_of("validation.zzz=1")
+    assert problem == "validation.zzz: unknown key (there are: windows)"
+
+
+def test_an_unknown_section_is_named_with_its_neighbour() -> None:
+    assert only_problem_of("modl.dim=3") == "modl: unknown section (did you mean model?)"
+
+
+def test_an_unknown_key_of_data_is_looked_up_in_the_class_of_its_kind() -> None:
+    assert only_problem_of("data.vocab_sizes=512") == "data.vocab_sizes: unknown key (did you mean vocab_size?)"
+
+
+def test_two_problems_are_both_named() -> None:
+    problems = problems_of("training.seq_lenn=128", "model.top_k=99", "parallelism.tensor_parallel_degree=2")
+    paths = [problem.split(":")[0] for problem in problems]
+    assert paths == ["model", "training.seq_lenn", "parallelism"]
+    assert "top_k=99 exceeds num_experts=16" in problems[0]
+
+
+def test_a_wrong_type_is_named_with_what_was_got() -> None:
+    problem = only_problem_of("model.dim=wide")
+    assert problem.startswith("model.dim: ")
+    assert "integer" in problem
+    assert "'wide'" in problem
+
+
+def test_a_wrong_choice_is_named_with_what_is_allowed() -> None:
+    problem = only_problem_of("metrics.wandb=maybe")
+    assert problem.startswith("metrics.wandb: ")
+    assert "'offline'" in problem
+    assert "'maybe'" in problem
+
+
+def test_a_token_amount_is_read_as_people_write_it() -> None:
+    assert check_smoke("schedule.warmup_tokens=1.5B").section("schedule").warmup_tokens == 1_500_000_000
+    assert only_problem_of("schedule.warmup_tokens=1.5Q").startswith("schedule.warmup_tokens: '1.5Q' is no token amount")
+
+
+def test_expert_parallelism_that_does_not_divide_the_experts_is_refused_with_what_does() -> None:
+    problem = only_problem_of("parallelism.expert_parallel_degree=3")
+    assert problem.startswith("parallelism.expert_parallel_degree=3 does not divide model.num_experts=16")
+    assert "[1, 2, 4, 8, 16]" in problem
+
+
+def test_expert_parallelism_borrows_ranks_of_the_shard_degree() -> None:
+    problem = only_problem_of("parallelism.expert_parallel_degree=4")
+    assert "does not divide data_parallel_shard_degree=2" in problem
+    assert problem.endswith("choose one of [1, 2]")
+
+
+@pytest.mark.parametrize(("started", "fits"), [(4, True), (1, False), (8, False)])
+def test_the_mesh_needs_as_many_ranks_as_were_started(
+    monkeypatch: pytest.MonkeyPatch, started: int, fits: bool
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(started))
+    if fits:
+        check_smoke()
+    else:
+        assert f"needs 4 ranks, but {started} were started" in only_problem_of()
+
+
+def test_a_shard_degree_of_minus_1_takes_the_ranks_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    run = check_smoke("parallelism.data_parallel_shard_degree=-1")
+    assert run.world_size == 8
+
+
+def test_ranks_that_do_not_divide_a_batch_are_refused() -> None:
+    problem = only_problem_of("parallelism.data_parallel_shard_degree=6")  # 12 ranks divide 24, not 32
+    assert "12 data-parallel ranks do not divide [32] sequences" in problem
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
+    problem = only_problem_of("model.vocab_size=4096")
+    assert problem.startswith("data.vocab_size=8192: ")
+    assert "model.vocab_size=4096" in problem
+
+
+def test_the_mix_names_phases_and_sources_that_exist() -> None:
+    problem = only_problem_of("data.mix={genral: {code: 1.0}, stem: {prose: 0.5, cod: 0.5}}")
+    assert "genral" in problem
+    assert "general" in problem
+    assert "cod" in problem
+
+
+@pytest.mark.parametrize("key", ["steps", "global_batch_size"])
+def test_what_follows_from_the_schedule_cannot_be_set_by_hand(key: str) -> None:
+    problem = only_problem_of(f"training.{key}=100")
+    assert problem.startswith(f"training.{key}: follows from the schedule section")
+    assert "run.stop_after_step" in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("parallelism.context_parallel_degree=2", "context_parallel_degree=2"),
+        ("parallelism.spmd_backend=full_dtensor", "parallelism.spmd_backend"),
+        ("training.seq_len=262144", "model.max_seq_len=131072"),
+        ("training.local_batch_size=0", "training.local_batch_size: must be at least 1"),
+        ("training.dtype=bfloat16", "training.mixed_precision_param"),
+        ("training.disable_cuda_graphs=false", "training.disable_cuda_graphs"),
+        ("checkpoint.async_mode=async", "checkpoint.async_mode"),
+        ("checkpoint.last_save_model_only=true", "checkpoint.last_save_model_only"),
+        ("debug.seed=null", "debug.seed"),
+        ("run.stop_after_step=0", "run.stop_after_step=0"),
+        ("activation_checkpoint.kind=ful", "did you mean full?"),
+        ("balance.speed=-1", "speed must not be negative"),
+        ("loss.z_loss_weight=-1", "z_loss_weight must not be negative"),
+    ],
+)
+def test_what_cannot_work_is_refused(override: str, expected: str) -> None:
+    assert any(expected in problem for problem in problems_of(override))
+
+
+def test_an_experiment_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"smokey[\s\S]*smoke[\s\S]*trinity_large"):
+        compose(["experiment=smokey"])
+
+
+def test_a_value_that_is_required_and_missing_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"run\.name"):
+        compose([])
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: object) -> None:
+    with pytest.raises(ConfigError, match=r"is no run directory: it has no config\.yaml"):
+        load_run(str(tmp_path))
