@@ -88,7 +88,9 @@ def test_a_wrong_choice_is_named_with_what_is_allowed() -> None:
 
 def test_a_token_amount_is_read_as_people_write_it() -> None:
     assert check_smoke("schedule.warmup_tokens=1.5B").section("schedule").warmup_tokens == 1_500_000_000
-    assert only_problem_of("schedule.warmup_tokens=1.5Q").startswith("schedule.warmup_tokens: '1.5Q' is no token amount")
+    assert only_problem_of("schedule.warmup_tokens=1.5Q").startswith(
+        "schedule.warmup_tokens: '1.5Q' is no token amount"
+    )
 
 
 def test_expert_parallelism_that_does_not_divide_the_experts_is_refused_with_what_does() -> None:

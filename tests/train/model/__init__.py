@@ -60,13 +60,16 @@ def random_tokens(*shape: int, vocab_size: int = 61, seed: int = 0) -> torch.Ten
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def load_in_transformers(model: Afmoe, config: ModelConfig, folder: Path, *, seq_len: int) -> tuple[Any, dict[str, Any]]:
+def load_in_transformers(
+    model: Afmoe, config: ModelConfig, folder: Path, *, seq_len: int
+) -> tuple[Any, dict[str, Any]]:
     """`model` as AfmoeForCausalLM by way of exported files, and what transformers says about their names."""
     token_ids: dict[str, int | None] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     exported = hf_config(config, seq_len=seq_len, speed=1e-3, token_ids=token_ids, dtype="float32")
     (folder / "config.json").write_text(json.dumps(exported))
     tensors = {name: tensor.detach().clone() for name, tensor in to_hf(model.state_dict().items())}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return AfmoeForCausalLM.from_pretrained(
+    loaded: Any = AfmoeForCausalLM.from_pretrained(
         folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
+    return loaded

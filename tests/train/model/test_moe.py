@@ -1,0 +1,185 @@
+"""train/model/moe.py: who visits which expert, what is counted, and where the balance loss pulls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torchtitan.distributed.activation_checkpoint import FullAC
+
+from tests.train.model import build_model, random_tokens, tiny_config
+from train.model.afmoe import moe_layers
+from train.model.moe import MoE, count_tokens, sequence_balance_loss
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning")  # torchtitan's router; see train/cpu.py
+
+ATOL = 1e-6  # float32 at values of order 1
+B, L, D, E, K = 2, 7, 24, 6, 2  # of tiny_config
+
+
+def make_moe() -> MoE:
+    model = build_model(tiny_config(), seq_len=L)
+    return next(moe for _, moe in moe_layers(model))
+
+
+def make_input() -> Tensor:
+    return torch.randn(B, L, D, generator=torch.Generator().manual_seed(0))
+
+
+def gradients(moe: MoE) -> dict[str, Tensor]:
+    """Takes them: the next backward pass starts anew."""
+    taken = {name: p.grad for name, p in moe.named_parameters() if p.grad is not None}
+    moe.zero_grad()
+    return taken
+
+
+def dense_reference(moe: MoE, x_D: Tensor) -> Tensor:
+    """Every token by itself: chosen by score plus bias, weighted by score alone, normalised, scaled by 1.5."""
+    score_E = torch.sigmoid(moe.router.gate.weight @ x_D)
+    chosen_K = torch.topk(score_E + moe.expert_bias_E, K).indices
+    weight_K = 1.5 * score_E[chosen_K] / score_E[chosen_K].sum()
+    experts = moe.routed_experts.inner_experts
+    out_D = torch.zeros(D)
+    for weight, e in zip(weight_K, chosen_K.tolist(), strict=True):
+        hidden_F = F.silu(experts.w1_EFD[e] @ x_D) * (experts.w3_EFD[e] @ x_D)
+        out_D = out_D + weight * (experts.w2_EDF[e] @ hidden_F)
+    shared = moe.shared_experts
+    assert shared is not None
+    return out_D + shared.w2.weight @ (F.silu(shared.w1.weight @ x_D) * (shared.w3.weight @ x_D))
+
+
+def test_each_token_visits_its_best_biased_experts_weighted_by_unbiased_scores() -> None:
+    moe, x_BLD = make_moe(), make_input()
+    expected_TD = torch.stack([dense_reference(moe, x_D) for x_D in x_BLD.flatten(0, 1)])
+    torch.testing.assert_close(moe(x_BLD), expected_TD.unflatten(0, (B, L)), atol=ATOL, rtol=ATOL)
+
+
+def test_a_large_bias_sends_every_token_to_its_expert() -> None:
+    moe = make_moe()
+    moe.expert_bias_E[4] += 10
+    moe(make_input())
+    assert moe.token_counts_E[4] == B * L
+    assert moe.token_counts_E.sum() == B * L * K
+
+
+def test_the_gate_computes_in_float32_whatever_comes_in() -> None:
+    moe = make_moe().bfloat16()
+    scores_BLE = moe.router.gate(make_input().bfloat16())
+    assert scores_BLE.dtype == torch.float32
+
+
+def test_experts_compute_in_the_dtype_of_their_input() -> None:
+    assert make_moe()(make_input()).dtype == torch.float32
+
+
+def test_counts_by_hand() -> None:
+    ids_BLK = torch.tensor([[[0, 1], [1, 3]], [[3, 2], [3, 2]]])
+    assert count_tokens(ids_BLK, num_experts=4).tolist() == [[1, 2, 0, 1], [0, 0, 2, 2]]
+
+
+def test_counts_add_up_over_microbatches() -> None:
+    moe, x_BLD = make_moe(), make_input()
+    moe(x_BLD)
+    once_E = moe.token_counts_E.clone()
+    moe(x_BLD)
+    assert torch.equal(moe.token_counts_E, 2 * once_E)
+
+
+def test_evaluation_counts_nothing() -> None:
+    moe = make_moe().eval()
+    moe(make_input())
+    assert not moe.token_counts_E.any()
+    assert moe.balance_loss == 0
+
+
+def test_recomputation_counts_once_and_gives_the_same_gradients() -> None:
+    x_BLD = make_input().requires_grad_()
+    taken = []
+    for recompute in (False, True):
+        moe = make_moe()
+        moe.balance_loss_weight = 0.1
+        out_BLD = checkpoint(moe, x_BLD, use_reentrant=False) if recompute else moe(x_BLD)
+        assert isinstance(out_BLD, Tensor)
+        out_BLD.square().sum().backward()
+        taken.append((moe.token_counts_E, moe.balance_loss, gradients(moe)))
+    (counts_E, loss, plain), (recomputed_counts_E, recomputed_loss, recomputed) = taken
+    assert torch.equal(counts_E, recomputed_counts_E)
+    assert counts_E.sum() == B * L * K
+    assert loss == recomputed_loss > 0
+    assert plain.keys() == recomputed.keys()
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def test_the_engines_activation_checkpointing_counts_every_token_once(tmp_path: Path) -> None:
+    model = build_model(tiny_config(), seq_len=L)
+    FullAC.Config().build(dump_folder=str(tmp_path)).apply(model)
+    model(random_tokens(B, L)).sum().backward()
+    assert [int(moe.token_counts_E.sum()) for _, moe in moe_layers(model)] == [B * L * K] * 3
+
+
+def test_the_balance_loss_of_uniform_routing_is_1() -> None:
+    # 4 tokens, K = 1, each to another of 4 experts: f_i = 4 / (1 x 4) x 1 = 1, and shares sum to 1 whatever they are
+    scores_BLE = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.1
+    loss_B = sequence_balance_loss(scores_BLE, torch.ones(1, 4, dtype=torch.int64), top_k=1)
+    assert loss_B.tolist() == pytest.approx([1.0], abs=ATOL)
+    # equal scores: P_i = 1/4, and f sums to 4 whatever the counts are
+    loss_B = sequence_balance_loss(torch.full((1, 4, 4), 0.3), torch.tensor([[3, 1, 0, 0]]), top_k=1)
+    assert loss_B.tolist() == pytest.approx([1.0], abs=ATOL)
+    # two experts a token: 4 tokens make 8 visits, f = 4 / (2 x 4) x (4, 4, 0, 0), which sums to 4 too
+    loss_B = sequence_balance_loss(torch.full((1, 4, 4), 0.3), torch.tensor([[4, 4, 0, 0]]), top_k=2)
+    assert loss_B.tolist() == pytest.approx([1.0], abs=ATOL)
+
+
+def test_the_balance_loss_by_hand() -> None:
+    # two experts, L = 2, K = 1. Shares (0.75, 0.25) and (0.5, 0.5): P = (0.625, 0.375).
+    # Counts (2, 0): f = 2 / (1 x 2) x (2, 0) = (2, 0), loss 1.25. Counts (0, 2): 0.75. One value a sequence.
+    scores_LE = torch.tensor([[0.6, 0.2], [0.4, 0.4]])
+    loss_B = sequence_balance_loss(torch.stack([scores_LE] * 2), torch.tensor([[2, 0], [0, 2]]), top_k=1)
+    assert loss_B.tolist() == pytest.approx([1.25, 0.75], abs=ATOL)
+
+
+def test_the_balance_loss_pulls_scores_down_where_the_load_is() -> None:
+    # loss = 2 P_0 = s_00 / (s_00 + s_01) + s_10 / (s_10 + s_11). With s = (0.6, 0.2): d/ds_00 = 0.2 / 0.64 = 0.3125,
+    # d/ds_01 = -0.6 / 0.64 = -0.9375; with s = (0.4, 0.4): 0.4 / 0.64 = 0.625 and -0.625
+    scores_BLE = torch.tensor([[[0.6, 0.2], [0.4, 0.4]]], requires_grad=True)
+    sequence_balance_loss(scores_BLE, torch.tensor([[2, 0]]), top_k=1).sum().backward()
+    assert scores_BLE.grad is not None
+    expected_BLE = torch.tensor([[[0.3125, -0.9375], [0.625, -0.625]]])
+    torch.testing.assert_close(scores_BLE.grad, expected_BLE, atol=ATOL, rtol=0)
+
+
+def test_the_gradient_of_the_balance_loss_reaches_the_gate_only() -> None:
+    alpha, x_BLD, moe = 0.1, make_input(), make_moe()
+    moe(x_BLD).sum().backward()
+    without = gradients(moe)
+    moe.balance_loss_weight = alpha
+    moe(x_BLD).sum().backward()
+    changed = gradients(moe)
+
+    _, expert_ids_BLK, scores_BLE = moe.router(x_BLD, moe.expert_bias_E)
+    counts_BE = count_tokens(expert_ids_BLK, num_experts=E)
+    (alpha * sequence_balance_loss(scores_BLE, counts_BE, top_k=K).sum()).backward()
+    added = gradients(moe)
+    assert added.keys() == {"router.gate.weight"}
+    expected = without["router.gate.weight"] + added["router.gate.weight"]
+    torch.testing.assert_close(changed["router.gate.weight"], expected, atol=ATOL, rtol=ATOL)
+    assert added["router.gate.weight"].abs().max() > 1e-4  # the comparison sees something
+    for name in without.keys() - added.keys():
+        assert torch.equal(changed[name], without[name]), name
+
+
+def test_the_output_does_not_see_the_balance_loss() -> None:
+    moe, x_BLD = make_moe(), make_input()
+    without_BLD = moe(x_BLD)
+    moe.balance_loss_weight = 0.1
+    assert torch.equal(moe(x_BLD), without_BLD)
+
+
+def test_the_state_holds_what_the_rule_moves_and_no_counts() -> None:
+    state = make_moe().state_dict()
+    assert {"expert_bias_E", "bias_momentum_E"} <= state.keys()
+    assert not {"token_counts_E", "balance_loss"} & state.keys()
