@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["train.build", "train.rundir", "tests.train.runs"])
 
-RUN_TIMEOUT_S = 120.0  # a run takes 5 to 10 s on two cores
+RUN_TIMEOUT_S = 120.0  # a run takes 5 to 15 s on two cores
 GRACE_S = 5.0  # for the other ranks to say what they saw, once one has failed
 
 Hook = Callable[[], None]
@@ -39,7 +40,7 @@ class Kill(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    exit_codes: list[int]
+    exit_codes: list[int | None]
     """One a rank; -n for signal n."""
     rows: list[dict[str, Any]]
     """metrics.jsonl."""
@@ -47,17 +48,29 @@ class Result:
     """What all ranks printed."""
 
 
-def run(overrides: list[str], *, run_dir: Path, num_ranks: int, kill: Kill | None = None, hook: Hook | None = None):
+def run(
+    overrides: list[str], *, run_dir: Path, num_ranks: int, kill: Kill | None = None, hook: Hook | None = None
+) -> Result:
     """`python -m train <overrides> run.dir=<run_dir>` on `num_ranks` ranks, to its end or to the kill."""
-    words = [run_dir.with_name(f"{run_dir.name}.rank{rank}.txt") for rank in range(num_ranks)]
-    launcher = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    with TemporaryDirectory() as folder:
+        outputs = [Path(folder, f"rank{rank}.txt") for rank in range(num_ranks)]
+        exit_codes = _run([*overrides, f"run.dir={run_dir}"], run_dir, outputs, kill=kill, hook=hook)
+        output = "".join(file.read_text() for file in outputs if file.exists())
+    return Result(exit_codes=exit_codes, rows=read_rows(run_dir), output=output)
+
+
+def _run(
+    overrides: list[str], run_dir: Path, outputs: list[Path], *, kill: Kill | None, hook: Hook | None
+) -> list[int | None]:
+    """Exit codes of as many ranks as there are `outputs`."""
+    launcher = {"WORLD_SIZE": str(len(outputs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     ranks = [
         CONTEXT.Process(
             target=_rank_main,
-            args=(launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, [*overrides, f"run.dir={run_dir}"]),
-            kwargs={"output": words[rank], "hook": hook},
+            args=(launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, overrides),
+            kwargs={"output": output, "hook": hook},
         )
-        for rank in range(num_ranks)
+        for rank, output in enumerate(outputs)
     ]
     for rank in ranks:
         rank.start()
@@ -70,11 +83,7 @@ def run(overrides: list[str], *, run_dir: Path, num_ranks: int, kill: Kill | Non
         for rank in ranks:
             rank.kill()
             rank.join()
-    return Result(
-        exit_codes=[rank.exitcode for rank in ranks],
-        rows=read_rows(run_dir),
-        output="".join(file.read_text() for file in words if file.exists()),
-    )
+    return [rank.exitcode for rank in ranks]
 
 
 def read_rows(run_dir: Path) -> list[dict[str, Any]]:
