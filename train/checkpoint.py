@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.tools.utils import GarbageCollection
 
@@ -80,14 +81,14 @@ class Checkpoints(CheckpointManager):
         try:
             self.dcp_save(self._flattened_model_states_sd(), str(partial), self.async_mode)
             _agree(_try_commit(partial, final) if dist.get_rank() == 0 else None)
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # DCP's is a BaseException
             raise self._save_error(curr_step, partial, error) from error
         self._purge_stale_checkpoints()
         GarbageCollection.collect("after a checkpoint")
         self._save_seconds += time.perf_counter() - started
         return True
 
-    def _save_error(self, step: int, partial: Path, error: Exception) -> RunError:
+    def _save_error(self, step: int, partial: Path, error: BaseException) -> RunError:
         """Frees the space of what could not be written, and says what stands."""
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -97,6 +98,17 @@ class Checkpoints(CheckpointManager):
             f"cannot save the checkpoint of step {step} to {partial.parent}: {_root_cause(error)}; {stands}. "
             "Free some space (or mend the file system) and start the same command again."
         )
+
+    def _load(self, step: int = -1) -> bool:
+        try:
+            return super()._load(step)
+        except (Exception, CheckpointException) as error:
+            raise self._load_error(self._find_load_step() if step == -1 else step, error) from error
+
+    def _load_error(self, step: int, error: BaseException) -> RunError:
+        earlier = [other for other in committed_steps(Path(self.folder)) if other < step]
+        remedy = f"delete it to go on from step-{earlier[-1]}" if earlier else "there is no earlier one to go on from"
+        return RunError(f"cannot go on from {self._create_checkpoint_id(step)}: {_root_cause(error)}; {remedy}")
 
     def _find_load_step(self, folder: str = "") -> int:
         steps = committed_steps(Path(folder or self.folder))

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torchtitan.tools import utils
 
-
 NOISE = (
     "In CPU autocast, but the target dtype is not supported",
     "DTensor random operators may not have complete support",  # no DTensor is drawn from: see train/model/init.py

@@ -367,3 +367,11 @@ def test_a_nan_gradient_stops_all_ranks_before_a_weight_changes(small, tmp_path)
     assert result.output.count("step 1 changed weights: True") == 2
     assert result.output.count("step 2 changed weights: False") == 2
     assert len(result.rows) == 1
+
+
+def test_a_damaged_checkpoint_is_named_with_the_one_before_it(finished, one_rank_dir, small, tmp_path):
+    shutil.copytree(one_rank_dir, tmp_path / "run")
+    shard = next((tmp_path / f"run/checkpoint/step-{NUM_STEPS}").glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    result = run([*small, *mesh("1 rank")], run_dir=tmp_path / "run", num_ranks=1)
+    refused(result, f"step-{NUM_STEPS}", "delete it to go on from step-10", exit_code=RUN_EXIT)
