@@ -69,8 +69,6 @@ def adapt_engine() -> None:
                 module.set_force_sum_reduction_for_comms(True)
 
     fsdp.disable_fsdp_gradient_division = sum_gradients
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
 
 
 def _set_pg_timeouts(timeout: timedelta, parallel_dims: Any) -> None:
@@ -83,3 +81,5 @@ def _set_pg_timeouts(timeout: timedelta, parallel_dims: Any) -> None:
 if not torch.accelerator.is_available():
     utils.device_type, utils.device_module = "cpu", CpuModule("cpu")
     utils.get_peak_flops = lambda device_name: float("nan")
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
