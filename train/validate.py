@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.components.loss import IGNORE_INDEX
 
+from data_pipelines.loader import Batch
 from train.loss import cross_entropy_and_z
-
-Batch = tuple[dict[str, Tensor], Tensor]
-"""({"input": int64 [B, L], "positions": int64 [B, L]}, labels int64 [B, L])"""
 
 
 class HeldOut:
