@@ -1,6 +1,6 @@
 """Which documents, sources and phase were in a step of a run?
 
-    python -m data_pipelines.explain RUN --step N
+    python -m data_pipelines.explain runs/smoke --step 41
 
 Works from the configuration in the run's folder: the plan is a pure function, so nothing was logged for this. Where
 metrics.jsonl has the step, the digest of the tokens found is compared with the one that training recorded.

@@ -113,9 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
     args = parser.parse_args(arguments)
     try:
-        manifest = tokenize_files(
-            find_files(args.input), args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers)
-        )
+        files = find_files(args.input, setting="--input")
+        manifest = tokenize_files(files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers))
     except (ValueError, OSError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """Compare every byte of prepared data with its manifest.
 
-    python -m data_pipelines.verify URI      a folder of shards, or one with such folders below it
+    python -m data_pipelines.verify data/stdlib                all that was prepared there
+    python -m data_pipelines.verify s3://bucket/web            one folder of shards
 
 Exit status 1 and a line for each damaged file, with the offset where the damage was found.
 """

@@ -1,10 +1,12 @@
 """Pretrains a model: compose -> check -> build -> train -> close.
 
-    python -m train experiment=smoke parallelism=single                            one process
-    torchrun --nproc-per-node 4 -m train experiment=smoke                          four ranks
+    python -m train experiment=smoke parallelism=single                one process
+    torchrun --nproc-per-node 4 -m train experiment=smoke              four ranks
+    python -m train --check experiment=trinity_large                   only what would run, in seconds
 
 Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value. Starting the same
-command again goes on from the last complete checkpoint of run.dir.
+command again goes on from the last complete checkpoint of run.dir. Exit status: 2 for what cannot work as configured,
+3 for a run that had to stop.
 """
 
 from __future__ import annotations

@@ -30,10 +30,9 @@ def parse_tokens(amount: object) -> int:
 
 def format_tokens(tokens: int) -> str:
     """Three significant digits and a unit: 201_326_592_000 -> '201B'."""
-    for unit in ("T", "B", "M", "k"):
-        if tokens >= UNITS[unit]:
-            return f"{tokens / UNITS[unit]:.3g}{unit}"
-    return str(tokens)
+    rounded = float(f"{tokens:.3g}")  # before the unit is chosen: 999_999 is 1M, not 1e+03k
+    unit = next((unit for unit in "TBMk" if rounded >= UNITS[unit]), "")
+    return f"{rounded / UNITS[unit]:g}{unit}"
 
 
 Tokens = Annotated[int, BeforeValidator(parse_tokens)]

@@ -1,10 +1,11 @@
 """Loss of a run's checkpoint on tokens of your own.
 
-    python -m train.evaluate RUN --tokens FILE.npy [--step N]
+    python -c "import numpy; numpy.save('tokens.npy', [[1, 2, 3, 4], [5, 6, 7, 8]])"
+    python -m train.evaluate runs/smoke --tokens tokens.npy --step 40
 
-FILE.npy holds token ids. Two dimensions: each row is a sequence, its first token is only read. One dimension: a stream,
+The file holds token ids. Two dimensions: each row is a sequence, its first token is only read. One dimension: a stream,
 cut into windows of training.seq_len targets; each token but the first is a target once. Prints one JSON object: loss
-(nats per token), perplexity, tokens (targets), step.
+(nats per token), perplexity, tokens (targets: 6 of the 8 above), step.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run directory, e.g. runs/smoke")
-    parser.add_argument("--tokens", type=Path, required=True, help="file of token ids, .npy")
-    parser.add_argument("--step", type=int, help="checkpoint to evaluate (default: the last one)")
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument("--tokens", metavar="FILE.npy", type=Path, required=True, help="file of token ids")
+    parser.add_argument("--step", metavar="N", type=int, help="checkpoint to evaluate (default: the last one)")
     args = parser.parse_args(arguments)
     try:
         print(json.dumps(evaluate(args.run, args.tokens, args.step)))
@@ -45,17 +46,21 @@ def evaluate(run_dir: Path, tokens: Path, step: int | None) -> dict[str, float |
     sequences = read_sequences(tokens, seq_len=run.timeline.seq_len, vocab_size=run.section("model").vocab_size)
     if max(map(len, sequences)) - 1 > run.timeline.seq_len:
         raise ValueError(f"{tokens}: rows of more than training.seq_len={run.timeline.seq_len} targets; cut them")
-    loss, targets = mean_loss(load_model(run, step), sequences)
-    number = int(checkpoint_path(run, step).name.removeprefix("step-"))
+    number = int(checkpoint_path(run, step).name.removeprefix("step-"))  # first: a run that goes on adds checkpoints
+    loss, targets = mean_loss(load_model(run, number), sequences)
     return {"loss": loss, "perplexity": math.exp(loss), "tokens": targets, "step": number}
 
 
 def read_sequences(path: Path, *, seq_len: int, vocab_size: int) -> list[np.ndarray]:
-    """Sequences of int64 ids, each of at least two."""
-    ids = np.load(path, allow_pickle=False)
-    if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer) or ids.shape[-1] < 2:
+    """Sequences of int64 ids, each of at least two. Raises ValueError or OSError where there are none."""
+    try:
+        with path.open("rb") as file:  # np.load would take archives too, and a text file for a pickle
+            ids = np.lib.format.read_array(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: not an array as numpy.save writes it ({error})") from error
+    if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer) or not ids.size or ids.shape[-1] < 2:
         raise ValueError(
-            f"{path}: expected whole numbers, [tokens] or [rows, tokens >= 2], got {ids.dtype} {ids.shape}"
+            f"{path}: expected whole numbers, [tokens >= 2] or [rows, tokens >= 2], got {ids.dtype} {ids.shape}"
         )
     if ids.min() < 0 or ids.max() >= vocab_size:
         raise ValueError(

@@ -11,6 +11,7 @@ import torch
 
 from data_pipelines.config import CorpusOptions, source_names
 from data_pipelines.plan import mix_problems
+from train.config import world_size
 
 Rule = Callable[[Any], str | None]
 
@@ -32,10 +33,10 @@ def broken_rules(sections: dict[str, Any], settings: dict[str, Any]) -> list[str
 
 
 def steps_follow_from_the_schedule(run: Any) -> str | None:
-    derived = [key for key in ("steps", "global_batch_size") if key in run.settings["training"]]
+    derived = [f"training.{key}" for key in ("steps", "global_batch_size") if key in run.settings["training"]]
     if derived:
         return (
-            f"training.{derived[0]}: follows from the schedule section and cannot be set; "
+            f"{', '.join(derived)}: set by the schedule section, not by hand; "
             "run.stop_after_step ends a run early, schedule.batch sets the batch"
         )
     return None
@@ -60,16 +61,16 @@ def spmd_backend_is_supported(run: Any) -> str | None:
 
 def world_size_matches(run: Any) -> str | None:
     """Only torchrun knows how many ranks there are; without it there is one."""
-    started = int(os.environ.get("WORLD_SIZE", 1))
     replicate, shard = run.parallelism.data_parallel_replicate_degree, run.parallelism.data_parallel_shard_degree
-    if "LOCAL_RANK" not in os.environ or (shard == -1 and started % replicate == 0):
+    mesh = f"parallelism: data_parallel_replicate_degree={replicate} x data_parallel_shard_degree={shard}"
+    if not _is_mesh(run.parallelism):
+        return f"{mesh} is no mesh; each must be at least 1, or the shards -1, which takes the ranks that are left"
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    ranks = world_size(run.parallelism)
+    if "LOCAL_RANK" not in os.environ or (ranks == started and ranks % replicate == 0):
         return None
-    if replicate * shard != started:
-        return (
-            f"parallelism: data_parallel_replicate_degree={replicate} x data_parallel_shard_degree={shard} needs "
-            f"{replicate * shard} ranks, but {started} were started; change the degrees or torchrun --nproc-per-node"
-        )
-    return None
+    needed = f"a multiple of {replicate}" if shard == -1 else ranks
+    return f"{mesh} needs {needed} ranks, but {started} were started; change the degrees or torchrun --nproc-per-node"
 
 
 def expert_parallelism_divides(run: Any) -> str | None:
@@ -79,7 +80,9 @@ def expert_parallelism_divides(run: Any) -> str | None:
             f"parallelism.expert_parallel_degree={ep} does not divide model.num_experts={experts}; "
             f"choose one of {_divisors(experts)}"
         )
-    shard = _shard_degree(run)
+    if not _is_mesh(run.parallelism):
+        return None
+    shard = world_size(run.parallelism) // run.parallelism.data_parallel_replicate_degree
     if shard % ep:
         return (
             f"parallelism.expert_parallel_degree={ep} does not divide data_parallel_shard_degree={shard}, "
@@ -91,7 +94,9 @@ def expert_parallelism_divides(run: Any) -> str | None:
 def batches_divide(run: Any) -> str | None:
     if run.training.local_batch_size < 1:
         return f"training.local_batch_size: must be at least 1, got {run.training.local_batch_size}"
-    ranks = _replicate_degree(run) * _shard_degree(run)
+    if not _is_mesh(run.parallelism):
+        return None
+    ranks = world_size(run.parallelism)
     wrong = [stage.sequences for stage in run.schedule.batch if stage.sequences % ranks]
     if wrong:
         return f"schedule.batch: {ranks} data-parallel ranks do not divide {wrong} sequences; change batch or mesh"
@@ -182,14 +187,10 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _replicate_degree(run: Any) -> int:
-    return max(1, run.parallelism.data_parallel_replicate_degree)
-
-
-def _shard_degree(run: Any) -> int:
-    """-1 takes the ranks that are left."""
-    shard = run.parallelism.data_parallel_shard_degree
-    return shard if shard > 0 else max(1, int(os.environ.get("WORLD_SIZE", 1)) // _replicate_degree(run))
+def _is_mesh(parallelism: Any) -> bool:
+    """Whether its ranks can be counted. world_size_matches reports where not; the rules that divide pass then."""
+    shard = parallelism.data_parallel_shard_degree
+    return parallelism.data_parallel_replicate_degree >= 1 and (shard >= 1 or shard == -1)
 
 
 def _divisors(number: int) -> list[int]:

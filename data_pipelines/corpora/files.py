@@ -21,33 +21,32 @@ from data_pipelines.corpora import Corpus, Document
 
 def files_corpus(sources: Mapping[str, FileSource]) -> Corpus:
     """Raises ValueError where there is no source or a pattern matches no file."""
-    if not sources:
-        raise ValueError("data.sources is empty; name one: data.sources.web.glob='my/texts/*.txt'")
-    for source in sources.values():
-        find_files(source.glob)
-    return {name: partial(_documents, source.glob, source.text_key) for name, source in sources.items()}
+    return {name: partial(_documents, files, sources[name].text_key) for name, files in _find(sources).items()}
 
 
 def files_fingerprint(sources: Mapping[str, FileSource]) -> str:
     """Hash of names, sizes and times of the files (their store's tags where it has some), not of their contents."""
     state = xxhash.xxh3_128()
-    for name, source in sorted(sources.items()):
-        state.update(f"{name}\0{source.text_key}\0".encode())
-        for uri in find_files(source.glob).values():
+    for name, files in sorted(_find(sources).items()):
+        state.update(f"{name}\0{sources[name].text_key}\0".encode())
+        for uri in files.values():
             fs, path = url_to_fs(uri)
             state.update(f"{uri}\0{fs.ukey(path)}\0".encode())
     return state.hexdigest()
 
 
-def find_files(pattern: str) -> dict[str, str]:
-    """Name -> URI of the files that match, sorted. Raises ValueError if there is none.
+def find_files(pattern: str, *, setting: str) -> dict[str, str]:
+    """Name -> URI of the files that match, sorted. Raises ValueError, naming the `setting`, if there is none.
 
     Names start below the deepest folder that holds all of them, so they stay the same where a corpus is moved.
     """
     fs, path = url_to_fs(pattern)
     found = sorted(match for match in fs.glob(path) if fs.isfile(match))
     if not found:
-        raise ValueError(f"no file matches {pattern!r} (looked for {path}); check the pattern and where it starts")
+        raise ValueError(
+            f"no file matches {setting}={pattern!r} (looked for {path}); "
+            "correct the pattern, which starts in the current folder if it is relative"
+        )
     folder = posixpath.commonpath([posixpath.dirname(match) for match in found])
     return {posixpath.relpath(match, folder): fs.unstrip_protocol(match) for match in found}
 
@@ -66,8 +65,15 @@ def read_documents(uri: str, name: str, text_key: str = "text") -> Iterator[Docu
                 yield Document(f"{name}:{number}", _text(line, text_key, f"{uri}, line {number}"))
 
 
-def _documents(pattern: str, text_key: str) -> Iterator[Document]:
-    for name, uri in find_files(pattern).items():
+def _find(sources: Mapping[str, FileSource]) -> dict[str, dict[str, str]]:
+    """Source name -> its files."""
+    if not sources:
+        raise ValueError("data.sources is empty; name one: data.sources.web.glob='my/texts/*.txt'")
+    return {name: find_files(source.glob, setting=f"data.sources.{name}.glob") for name, source in sources.items()}
+
+
+def _documents(files: Mapping[str, str], text_key: str) -> Iterator[Document]:
+    for name, uri in files.items():
         yield from read_documents(uri, name, text_key)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -118,7 +119,7 @@ def test_files_are_documents_and_jsonl_lines_are_documents(tmp_path: Path):
 def test_a_moved_corpus_has_the_same_names(tmp_path: Path):
     for place in ("here", "there/deeper"):
         write_corpus(tmp_path / place)
-    names = [list(find_files(f"{tmp_path}/{place}/**/*.*")) for place in ("here", "there/deeper")]
+    names = [list(find_files(f"{tmp_path}/{place}/**/*.*", setting="glob")) for place in ("here", "there/deeper")]
     assert names[0] == names[1] == ["a.txt", "c.jsonl", "d.jsonl.gz", "sub/b.md"]
 
 
@@ -127,11 +128,19 @@ def test_a_corpus_may_lie_on_any_store():
     assert list(files_corpus({"s": FileSource(glob="memory://corpus/x/*.txt")})["s"]()) == [Document("1.txt", "stored")]
 
 
-def test_a_pattern_without_a_match_is_named(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no file matches '.*/\*\.txt'"):
-        files_corpus({"web": FileSource(glob=f"{tmp_path}/*.txt")})
-    with pytest.raises(ValueError, match=r"data\.sources is empty"):
-        files_corpus({})
+@pytest.mark.parametrize("read", [files_corpus, files_fingerprint])
+def test_a_pattern_without_a_match_is_named_with_its_setting(
+    read: Callable[[dict[str, FileSource]], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no file matches") as refusal:
+        read({"web": FileSource(glob="texts/*.txt")})
+    assert str(refusal.value) == (
+        f"no file matches data.sources.web.glob='texts/*.txt' (looked for {tmp_path}/texts/*.txt); "
+        "correct the pattern, which starts in the current folder if it is relative"
+    )
+    with pytest.raises(ValueError, match=r"data\.sources is empty; name one"):
+        read({})
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,13 @@ def test_a_folder_that_cannot_be_written_is_named(data: FilesData, tmp_path: Pat
         prepare(data)
 
 
+def test_a_pattern_without_a_match_leaves_no_folder(data: FilesData, tmp_path: Path):
+    data.sources["none"] = FileSource(glob=f"{tmp_path}/nowhere/*.txt")
+    with pytest.raises(ValueError, match=r"data\.sources\.none\.glob='.*/nowhere/\*\.txt'"):
+        prepare(data)
+    assert not Path(data.dir).exists()
+
+
 def test_no_validation_part_without_held_out(data: FilesData, tmp_path: Path):
     prepared = prepare(files_data(tmp_path, held_out=0))
     assert open_held_out(prepared) == {}
@@ -167,7 +174,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, tokenizer_dir: Path, cap
         assert tokenize([*arguments, "--text-key", key, "--workers", "1"]) == 1
         return capsys.readouterr().err
 
-    assert "no file matches" in error("nothing/*", tokenizer_dir)
+    assert f"no file matches --input='{tmp_path}/nothing/*'" in error("nothing/*", tokenizer_dir)
     assert "tokenizer.json does not exist" in error("texts/*", tmp_path)
     assert "a.jsonl, line 1: expected text under 'body', got text" in error("texts/*.jsonl", tokenizer_dir, "body")
     assert not Manifest.exists(out)

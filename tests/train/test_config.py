@@ -93,16 +93,38 @@ def test_a_token_amount_is_read_as_people_write_it() -> None:
     )
 
 
-def test_expert_parallelism_that_does_not_divide_the_experts_is_refused_with_what_does() -> None:
-    problem = only_problem_of("parallelism.expert_parallel_degree=3")
-    assert problem.startswith("parallelism.expert_parallel_degree=3 does not divide model.num_experts=16")
-    assert "[1, 2, 4, 8, 16]" in problem
-
-
-def test_expert_parallelism_borrows_ranks_of_the_shard_degree() -> None:
-    problem = only_problem_of("parallelism.expert_parallel_degree=4")
-    assert "does not divide data_parallel_shard_degree=2" in problem
-    assert problem.endswith("choose one of [1, 2]")
+@pytest.mark.parametrize(
+    ("override", "conflict", "remedy"),
+    [
+        (
+            "parallelism.expert_parallel_degree=3",
+            "parallelism.expert_parallel_degree=3 does not divide model.num_experts=16",
+            "choose one of [1, 2, 4, 8, 16]",
+        ),
+        (
+            "parallelism.expert_parallel_degree=4",
+            "parallelism.expert_parallel_degree=4 does not divide data_parallel_shard_degree=2, whose ranks it borrows",
+            "choose one of [1, 2]",
+        ),
+        (
+            "parallelism.data_parallel_shard_degree=6",
+            "schedule.batch: 12 data-parallel ranks do not divide [32] sequences",  # 12 divides the other stage's 24
+            "change batch or mesh",
+        ),
+        (
+            "model.vocab_size=4096",
+            "data.vocab_size=8192: the tokenizer would have ids beyond model.vocab_size=4096",
+            "lower the one or raise the other",
+        ),
+        (
+            "parallelism.data_parallel_replicate_degree=0",
+            "parallelism: data_parallel_replicate_degree=0 x data_parallel_shard_degree=2 is no mesh",
+            "each must be at least 1, or the shards -1, which takes the ranks that are left",
+        ),
+    ],
+)
+def test_numbers_that_do_not_fit_are_named_with_the_remedy(override: str, conflict: str, remedy: str) -> None:
+    assert only_problem_of(override) == f"{conflict}; {remedy}"
 
 
 @pytest.mark.parametrize(("started", "fits"), [(4, True), (1, False), (8, False)])
@@ -124,15 +146,13 @@ def test_a_shard_degree_of_minus_1_takes_the_ranks_that_are_left(monkeypatch: py
     assert run.world_size == 8
 
 
-def test_ranks_that_do_not_divide_a_batch_are_refused() -> None:
-    problem = only_problem_of("parallelism.data_parallel_shard_degree=6")  # 12 ranks divide 24, not 32
-    assert "12 data-parallel ranks do not divide [32] sequences" in problem
-
-
-def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
-    problem = only_problem_of("model.vocab_size=4096")
-    assert problem.startswith("data.vocab_size=8192: ")
-    assert "model.vocab_size=4096" in problem
+def test_a_shard_degree_of_minus_1_needs_whole_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    mesh = ["parallelism.data_parallel_replicate_degree=3", "parallelism.data_parallel_shard_degree=-1"]
+    assert "needs a multiple of 3 ranks, but 4 were started" in only_problem_of(
+        *mesh, "parallelism.expert_parallel_degree=1"
+    )
 
 
 def test_the_mix_names_phases_and_sources_that_exist() -> None:
@@ -142,10 +162,12 @@ def test_the_mix_names_phases_and_sources_that_exist() -> None:
     assert "cod" in problem
 
 
-@pytest.mark.parametrize("key", ["steps", "global_batch_size"])
-def test_what_follows_from_the_schedule_cannot_be_set_by_hand(key: str) -> None:
-    problem = only_problem_of(f"training.{key}=100")
-    assert problem.startswith(f"training.{key}: follows from the schedule section")
+@pytest.mark.parametrize(
+    "keys", [["training.steps"], ["training.global_batch_size"], ["training.steps", "training.global_batch_size"]]
+)
+def test_what_follows_from_the_schedule_cannot_be_set_by_hand(keys: list[str]) -> None:
+    problem = only_problem_of(*(f"{key}=100" for key in keys))
+    assert problem.startswith(f"{', '.join(keys)}: set by the schedule section, not by hand")
     assert "run.stop_after_step" in problem
 
 

@@ -71,6 +71,12 @@ class Muon(Optimizer):
             for grid, matrices in self._matrices_by_grid().items()
         }
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """For the constructor of torch.optim.Optimizer only. Raises ValueError afterwards: the plan is made then."""
+        if hasattr(self, "plan"):
+            raise ValueError("Muon plans once who orthogonalises what; give it all parameters when it is made")
+        super().add_param_group(param_group)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
         assert closure is None, "Muon takes no closure"

@@ -120,6 +120,13 @@ def test_a_parameter_without_gradient_is_named():
         optimizer.step()
 
 
+def test_a_parameter_that_comes_after_the_plan_is_refused():
+    optimizer = Muon([Parameter(torch.ones(4, 4))])
+    with pytest.raises(ValueError, match="give it all parameters when it is made"):
+        optimizer.add_param_group({"params": [Parameter(torch.ones(4, 4))]})
+    assert len(optimizer.param_groups) == 1
+
+
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
