@@ -29,6 +29,7 @@ from train.config import Run
 from train.errors import RunError
 from train.loss import CrossEntropyZLoss
 from train.model.afmoe import moe_layers
+from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
 from train.sinks import Sinks, open_sinks
 from train.stopwatch import Stopwatch
@@ -158,11 +159,11 @@ class Trainer(titan.Trainer):
         return torch.stack([sums["cross_entropy"], sums["z"]])
 
     def _clip(self) -> float:
-        norm = dist_utils.clip_grad_norm_(
-            list(self.model.parameters()),
-            self.config.training.max_norm,
-            foreach=True,
-            ep_enabled=self.parallel_dims.ep_enabled,
+        shard_mesh = self.parallel_dims.get_optional_mesh("fsdp")
+        norm = clip_grad_norm_(
+            self.model.parameters(),
+            max_norm=self.config.training.max_norm,
+            shard_group=None if shard_mesh is None else shard_mesh.get_group(),
         )
         return float(norm)
 
