@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 from train import cpu
 
@@ -40,7 +40,7 @@ def trainer_config(run: Run) -> Trainer.Config:
         model_spec=model_spec(section("model"), seq_len=training.seq_len),
         optimizer=optimizers_config(section("optimizer")),
         lr_scheduler=TimelineSchedule.Config(timeline=timeline),
-        loss=CrossEntropyZLoss.Config(z_loss_weight=section("loss").z_loss_weight),
+        loss=CrossEntropyZLoss.Config(**asdict(section("loss"))),
         dataloader=PlanLoader.Config(
             plan=build_plan(section("data"), prepared, timeline, seed=section("debug").seed),
             prepared=prepared,

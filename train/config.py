@@ -52,10 +52,14 @@ class LossConfig:
     z_loss_weight: float = 0.0
     """Weight of the mean squared logsumexp of the LM logits. Trinity Large: 1e-6, after larger values destabilised it
     (report, section 4)."""
+    chunk_tokens: int = 1024
+    """Tokens of a microbatch whose logits exist at a time; bounds memory. Numbers differ only by the order of sums."""
 
     def __post_init__(self) -> None:
         if self.z_loss_weight < 0:
             raise ValueError(f"z_loss_weight must not be negative, got {self.z_loss_weight}")
+        if self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def evaluate(run_dir: Path, tokens: Path, step: int | None) -> dict[str, float |
     if max(map(len, sequences)) - 1 > run.timeline.seq_len:
         raise ValueError(f"{tokens}: rows of more than training.seq_len={run.timeline.seq_len} targets; cut them")
     number = int(checkpoint_path(run, step).name.removeprefix("step-"))  # first: a run that goes on adds checkpoints
-    loss, targets = mean_loss(load_model(run, number), sequences)
+    loss, targets = mean_loss(load_model(run, number), sequences, run.section("loss"))
     return {"loss": loss, "perplexity": math.exp(loss), "tokens": targets, "step": number}
 
 
@@ -72,18 +73,20 @@ def read_sequences(path: Path, *, seq_len: int, vocab_size: int) -> list[np.ndar
     return [ids[start : start + seq_len + 1] for start in range(0, len(ids) - 1, seq_len)]
 
 
-def mean_loss(model, sequences: list[np.ndarray]) -> tuple[float, int]:  # type: ignore[no-untyped-def]
+def mean_loss(model, sequences: list[np.ndarray], section) -> tuple[float, int]:  # type: ignore[no-untyped-def]
     """(mean cross-entropy in nats, number of targets), each sequence as one document."""
     import torch
 
+    from train.loss import CrossEntropyZLoss
     from train.validate import sum_losses
 
     def microbatch(ids: np.ndarray):  # type: ignore[no-untyped-def]
         row = torch.from_numpy(ids)[None]
         return {"input": row[:, :-1], "positions": torch.arange(len(ids) - 1)[None]}, row[:, 1:].contiguous()
 
-    loss, targets = sum_losses(model, map(microbatch, sequences), torch.device("cpu")).tolist()
-    return loss / targets, int(targets)
+    loss = CrossEntropyZLoss.Config(**asdict(section)).build()
+    nats, targets = sum_losses(model, map(microbatch, sequences), loss, torch.device("cpu")).tolist()
+    return nats / targets, int(targets)
 
 
 if __name__ == "__main__":

@@ -117,14 +117,20 @@ def _draw_balance(axes: Axes, rows: list[Row]) -> None:
     axes.legend(handles=lines[::every], loc="upper right", ncols=2)
 
 
+def validations(rows: list[Row]) -> list[tuple[int, int, dict[str, float]]]:
+    """(step, tokens, source -> loss) of each measurement; that of the untrained model comes first, as step 0."""
+    start = [(0, 0, row["initial_validation"]) for row in rows[:1] if row.get("initial_validation")]
+    return start + [(row["step"], row["tokens"], row["validation"]) for row in rows if row.get("validation")]
+
+
 def _draw_validation(axes: Axes, rows: list[Row]) -> None:
     axes.set_title("Validation loss of each source, nats per token")
-    measured = [row for row in rows if row.get("validation")]
+    measured = validations(rows)
+    tokens = [tokens for _, tokens, _ in measured]
     lines: list[Line2D] = []
     style: Any = {"marker": "o", "markersize": 4.5, "clip_on": False}
-    for source, color in zip(measured[-1]["validation"] if measured else (), cycle(COLORS), strict=False):
-        losses = [row["validation"][source] for row in measured]
-        lines += axes.plot(_tokens(measured), losses, color=color, label=source, **style)
+    for source, color in zip(measured[-1][-1] if measured else (), cycle(COLORS), strict=False):
+        lines += axes.plot(tokens, [losses[source] for *_, losses in measured], color=color, label=source, **style)
     axes.legend(handles=lines, loc="upper right")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from train.picture import Phases, Row, draw
+from train.picture import Phases, Row, draw, validations
 from train.timeline import ScheduleConfig, Timeline
 
 Block = list[tuple[str, ...]]
@@ -84,14 +84,13 @@ def _training_line(name: str, tokens: int, steps: list[Row]) -> tuple[str, ...]:
 
 def validation_block(rows: list[Row]) -> Block:
     """Loss on the held-out part of each source, at the first and at the last measurement."""
-    measured = [row for row in rows if row.get("validation")]
+    measured = validations(rows)
     if not measured:
         return []
-    first, last = measured[0], measured[-1]
-    lines: Block = [("validation", f"step {first['step']:,}", f"step {last['step']:,}", "change")]
-    for source, loss in last["validation"].items():
-        before = first["validation"][source]
-        lines.append((f"  {source}", f"{before:.3f}", f"{loss:.3f}", f"{loss - before:+.3f}"))
+    (first_step, _, first), (last_step, _, last) = measured[0], measured[-1]
+    lines: Block = [("validation", f"step {first_step:,}", f"step {last_step:,}", "change")]
+    for source, loss in last.items():
+        lines.append((f"  {source}", f"{first[source]:.3f}", f"{loss:.3f}", f"{loss - first[source]:+.3f}"))
     return lines
 
 

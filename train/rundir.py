@@ -28,6 +28,7 @@ FREE = (
     "training.gc_freq",
     "training.gc_debug",
     "model.attention",
+    "loss.chunk_tokens",
     "model.name",
     "optimizer.muon.exchange_mib",
 )
@@ -44,7 +45,7 @@ def open_run_dir(run: Run) -> None:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run.run_dir, os.W_OK):
             raise PermissionError(f"no permission to write to {run.run_dir}")
-        partial = run.run_dir / "config.yaml.tmp"
+        partial = run.run_dir / f"config.yaml.{os.environ.get('RANK', 0)}.tmp"  # all ranks write it, at the same time
         partial.write_text(OmegaConf.to_yaml(OmegaConf.create(run.settings)), encoding="utf-8")
         os.replace(partial, stored)
     except OSError as error:

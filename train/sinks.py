@@ -132,15 +132,19 @@ class Console:
             refresh=False,
         )
         self._bar.update(row["tokens"] - self._bar.n)
+        if "initial_validation" in row:
+            tqdm.write(f"untrained: validation {_losses(row['initial_validation'])}", file=sys.stdout)
         if "validation" in row:
-            losses = ", ".join(f"{source} {loss:.3f}" for source, loss in row["validation"].items())
-            tqdm.write(
-                f"step {row['step']}, {format_tokens(row['tokens'])} tokens: validation {losses}", file=sys.stdout
-            )
+            step = f"step {row['step']}, {format_tokens(row['tokens'])} tokens"
+            tqdm.write(f"{step}: validation {_losses(row['validation'])}", file=sys.stdout)
 
     def close(self) -> None:
         self._bar.refresh()
         self._bar.close()
+
+
+def _losses(by_source: dict[str, float]) -> str:
+    return ", ".join(f"{source} {loss:.3f}" for source, loss in by_source.items())
 
 
 class Sinks:

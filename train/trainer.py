@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from train.balance import Balancer
 from train.checkpoint import Checkpoints
 from train.config import Run
 from train.errors import RunError
-from train.loss import CrossEntropyZLoss
+from train.loss import CrossEntropyZLoss, LossSums
 from train.model.afmoe import moe_layers
 from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
@@ -91,7 +92,10 @@ class Trainer(titan.Trainer):
         layers = dict(moe_layers(self.model))
         self.moe_layer_ids = list(layers)
         self.balancer = Balancer(config.run.section("balance"), list(layers.values()))
-        self.held_out = HeldOut(config.held_out, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size)
+        self.held_out = HeldOut(
+            config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size
+        )
+        self.initial_validation: dict[str, float] = {}
         self.sinks: Sinks | None = None
         self.stopwatch = Stopwatch()
 
@@ -124,6 +128,9 @@ class Trainer(titan.Trainer):
             )
         self.sinks = open_sinks(self.config.run, resume_step=step.number - 1)
         self.stopwatch.lap()
+        if step.number == 1:
+            with self.stopwatch("validation"):
+                self.initial_validation = self.held_out.losses(self.model, self.device)
 
     def _fetch(self, step: Step, data_iterator: Iterator[Batch]) -> list[Batch]:
         """This rank's microbatches of the step, on the device."""
@@ -150,13 +157,11 @@ class Trainer(titan.Trainer):
     def _forward_backward_body(
         self, inputs: Tensor, labels: Tensor, global_valid_tokens: Tensor, extra_kwargs: dict[str, Any]
     ) -> Tensor:
-        """torchtitan's, but what comes back is [cross-entropy, z], sums: the log keeps them apart."""
+        """torchtitan's, but the head takes the loss in, and what comes back is [cross-entropy, z], sums."""
         with self.train_context():
-            pred = self.model(inputs, **extra_kwargs)
-            loss, sums = self.loss_fn(pred, labels, global_valid_tokens)
-            del pred
-            loss.backward()
-        return torch.stack([sums["cross_entropy"], sums["z"]])
+            sums: LossSums = self.model(inputs, **extra_kwargs, loss=partial(self.loss_fn, labels_BL=labels))
+            (sums.total / global_valid_tokens).backward()
+        return torch.stack([sums.cross_entropy, sums.z])
 
     def _clip(self) -> float:
         shard_mesh = self.parallel_dims.get_optional_mesh("fsdp")
@@ -235,6 +240,8 @@ class Trainer(titan.Trainer):
     def _log(self, step: Step, row: dict[str, Any]) -> None:
         """Completes the row and writes it, before a checkpoint is saved: no checkpoint is ahead of its rows."""
         assert self.sinks is not None
+        if step.number == 1:
+            row["initial_validation"] = self.initial_validation
         if self.checkpointer.is_due(step.number):
             with self.stopwatch("validation"):
                 row["validation"] = self.held_out.losses(self.model, self.device)

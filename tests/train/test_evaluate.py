@@ -11,17 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.config import check, compose
+from train.config import LossConfig, check, compose
 from train.errors import CONFIG_EXIT
 from train.evaluate import main, mean_loss, read_sequences
+from train.loss import LossSums
+from train.model.head import Loss
 from train.rundir import open_run_dir
 
 
 class NextId(nn.Module):
     """Gives the id after each input e times the weight of any other of four."""
 
-    def forward(self, ids_BL: Tensor, positions: Tensor) -> Tensor:
-        return nn.functional.one_hot((ids_BL + 1) % 4, 4).float()
+    def forward(self, ids_BL: Tensor, positions: Tensor, loss: Loss) -> LossSums:
+        return loss(nn.functional.one_hot((ids_BL + 1) % 4, 4).float(), torch.eye(4))
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
 
 def test_hand_worked_loss_is_a_mean_over_targets_not_over_sequences() -> None:
     # 1 follows 0, and 3 follows 2, but 3 does not follow 1: with z = ln(e + 3), two targets cost z - 1, one costs z
-    loss, targets = mean_loss(NextId(), [np.array([0, 1, 3]), np.array([2, 3])])
+    loss, targets = mean_loss(NextId(), [np.array([0, 1, 3]), np.array([2, 3])], LossConfig())
     assert targets == 3
     assert loss == pytest.approx(math.log(math.e + 3) - 2 / 3, rel=1e-6)  # float32 logits
 
@@ -100,8 +102,8 @@ def test_the_command_prints_one_json_object(
     run_dir: Path, tokens: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Uniform(nn.Module):
-        def forward(self, ids_BL: Tensor, positions: Tensor) -> Tensor:
-            return torch.zeros(*ids_BL.shape, 8)
+        def forward(self, ids_BL: Tensor, positions: Tensor, loss: Loss) -> LossSums:
+            return loss(torch.ones(*ids_BL.shape, 2), torch.zeros(8, 2))
 
     np.save(tokens, [[4, 5, 6], [7, 0, 1]])
     for step in (3, 12):

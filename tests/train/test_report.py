@@ -78,6 +78,15 @@ def test_validation_compares_the_first_measurement_with_the_last(rows: list[Row]
     assert report.validation_block(rows[:1]) == []
 
 
+def test_validation_starts_from_the_untrained_model_where_it_was_measured(rows: list[Row]) -> None:
+    rows[0]["initial_validation"] = {"code": 9.0, "stem": 9.5}
+    assert report.validation_block(rows) == [
+        ("validation", "step 0", "step 3", "change"),
+        ("  code", "9.000", "4.000", "-5.000"),
+        ("  stem", "9.500", "7.000", "-2.500"),
+    ]
+
+
 def test_balance_shows_mean_and_worst(rows: list[Row]) -> None:
     # MaxVio 0.5, 1.5, 0.5: mean 0.83; idle experts 0, 2, 0: mean 0.7
     assert report.balance_block(rows)[1:] == [("  MaxVio", "0.83", "1.50"), ("  idle experts", "0.7", "2")]

@@ -107,8 +107,10 @@ def test_the_console_shows_step_phase_and_validation(capsys: pytest.CaptureFixtu
     figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
     sinks = Sinks([Console(tokens=1000, seen=0, num_steps=4)])
     sinks.write({"step": 4, "phase": "stem", "tokens": 1000, **figures, "validation": {"code": 2.25}})
+    sinks.write({"step": 4, "phase": "stem", "tokens": 1000, **figures, "initial_validation": {"code": 9.0}})
     sinks.close()
     shown = capsys.readouterr().out
+    assert "untrained: validation code 9.000" in shown
     assert "step 4, 1k tokens: validation code 2.250" in shown
     assert "step    4/4" in shown
     assert "loss 2.500" in shown

@@ -5,7 +5,7 @@ B = batch, L = sequence, D = model width.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torchtitan.models.utils import get_moe_model_nparams_and_flops
 from torchtitan.protocols.module import Module
 
 from train.model.attention import GatedAttention, Mask, build_masks
+from train.model.head import Head, Loss
 from train.model.init import initialize_parameters_
 from train.model.moe import MoE
 from train.model.sharding import set_sharding
@@ -57,6 +58,7 @@ class Afmoe(Decoder):
     @dataclass(kw_only=True, slots=True)
     class Config(Decoder.Config):
         layers: list[AfmoeBlock.Config]
+        lm_head: Head.Config
         embedding_scale: float
         """sqrt(dim), or 1."""
         sliding_window: int
@@ -86,8 +88,12 @@ class Afmoe(Decoder):
         tokens: Tensor,
         positions: Tensor | None = None,
         attention_masks: Mapping[str, Mask] | None = None,
-    ) -> Tensor:
-        """Logits [B, L, V] of int64 tokens [B, L]; positions [B, L] are 0 where a document starts."""
+        loss: Loss | None = None,
+    ) -> Any:
+        """Logits [B, L, V] of int64 tokens [B, L], or what `loss` makes of the last hidden states and the head.
+
+        positions: int64 [B, L], 0 where a document starts.
+        """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         if attention_masks is None:  # once a batch, shared by all layers
@@ -95,7 +101,7 @@ class Afmoe(Decoder):
         h_BLD = self.tok_embeddings(tokens) * self.config.embedding_scale
         for layer in self.layers.values():
             h_BLD = layer(h_BLD, attention_masks, positions)
-        return self.lm_head(self.norm(h_BLD))
+        return self.lm_head(self.norm(h_BLD), loss)
 
     def get_attention_masks(self, positions: Tensor) -> Mapping[str, Mask]:
         backend = self.config.layers[0].attention.inner_attention

@@ -18,6 +18,7 @@ from torchtitan.protocols.module import Module
 from train.model.afmoe import Afmoe, AfmoeBlock
 from train.model.attention import DenseMaskAttention, GatedAttention
 from train.model.config import ModelConfig
+from train.model.head import Head
 from train.model.moe import Experts, Float32Linear, MoE
 from train.model.sharding import parallelize
 
@@ -46,7 +47,7 @@ def afmoe_config(model: ModelConfig, *, seq_len: int, seed: int = 0) -> Afmoe.Co
         tok_embeddings=Embedding.Config(num_embeddings=model.vocab_size, embedding_dim=model.dim, param_init=SKIP),
         layers=[_block(model, layer_id, seq_len=seq_len) for layer_id in range(model.num_layers)],
         norm=_norm(model, model.dim),
-        lm_head=_linear(model.dim, model.vocab_size),
+        lm_head=Head.Config(in_features=model.dim, out_features=model.vocab_size, param_init=SKIP),
         embedding_scale=model.dim**0.5 if model.scale_embedding else 1.0,
         sliding_window=model.sliding_window,
         weight_std=model.weight_std,

@@ -4,6 +4,8 @@ torchtitan's does it on DTensors. For their lists of tensors DTensor works out s
 the first step: 6 s for the 139 of the smoke model, and in proportion to the layers of a larger one.
 """
 
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_*: one kernel for many tensors, as torch.nn.utils calls it.
 from __future__ import annotations
 
 from collections.abc import Iterable
