@@ -14,8 +14,9 @@ from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import xxhash
-from fsspec.core import url_to_fs
 from pydantic import TypeAdapter, ValidationError
+
+from data_pipelines.storage import locate
 
 BLOCK_BYTES = 16 * 2**20
 FILE_NAME = "manifest.json"
@@ -95,7 +96,7 @@ class Manifest:
 
     def size_problems(self, uri: str) -> dict[str, DataError]:
         """File name -> what is wrong with its size, for every file that is missing, truncated or grown: one listing."""
-        fs, folder = url_to_fs(uri)
+        fs, folder = locate(uri)
         sizes = {info["name"].rsplit("/", 1)[-1]: info["size"] for info in fs.ls(folder, detail=True)}
         problems = {}
         for name, record in self.files():
@@ -110,7 +111,7 @@ class Manifest:
     @classmethod
     def load(cls, uri: str) -> Manifest:
         """The manifest of the folder `uri`. Raises DataError if there is none or it makes no sense."""
-        fs, folder = url_to_fs(uri)
+        fs, folder = locate(uri)
         try:
             return TypeAdapter(cls).validate_json(fs.cat_file(join(folder, FILE_NAME)))
         except FileNotFoundError as err:
@@ -122,12 +123,12 @@ class Manifest:
 
     @staticmethod
     def exists(uri: str) -> bool:
-        fs, folder = url_to_fs(uri)
+        fs, folder = locate(uri)
         return fs.exists(join(folder, FILE_NAME))
 
     def save(self, uri: str) -> None:
         """Write by rename: readers see the whole manifest or none."""
-        fs, folder = url_to_fs(uri)
+        fs, folder = locate(uri)
         path = join(folder, FILE_NAME)
         fs.pipe_file(path + ".tmp", json.dumps(asdict(self), indent=1).encode())
         fs.mv(path + ".tmp", path)
@@ -173,7 +174,7 @@ class VerifiedFile:
         self.uri = uri
         self.record = record
         self._block_bytes = block_bytes
-        self._fs, self._path = url_to_fs(uri)
+        self._fs, self._path = locate(uri)
         self._verified: set[int] = set()
 
     def read(self, start: int, stop: int) -> bytes:

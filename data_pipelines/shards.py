@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
-from fsspec.core import url_to_fs
 
 from data_pipelines.manifest import BLOCK_BYTES, HashingWriter, ShardRecord, TokenType, join
+from data_pipelines.storage import locate
 
 TOKENS, ENDS, NAMES = ".ds", ".ds.index", ".ds.names"
 
@@ -38,7 +38,7 @@ class ShardWriter:
         self._num_tokens = self._num_documents = self._max_token_id = 0
 
     def __enter__(self) -> ShardWriter:
-        fs, folder = url_to_fs(self._uri)
+        fs, folder = locate(self._uri)
         fs.makedirs(folder, exist_ok=True)
         self._stack = ExitStack()
         self._files = {

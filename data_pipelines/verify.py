@@ -12,15 +12,15 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 
-from fsspec.core import url_to_fs
 from tqdm import tqdm
 
 from data_pipelines.manifest import FILE_NAME, DataError, Manifest, VerifiedFile, join
+from data_pipelines.storage import locate
 
 
 def find_folders(uri: str) -> list[str]:
     """Every folder at or below `uri` that has a manifest. Raises DataError if there is none."""
-    fs, root = url_to_fs(uri)
+    fs, root = locate(uri)
     found = [path for path in sorted(fs.find(root)) if path.rsplit("/", 1)[-1] == FILE_NAME]
     if not found:
         raise DataError(f"{uri}: no {FILE_NAME} there or below; not prepared data, or not finished")

@@ -13,10 +13,10 @@ from typing import IO, cast
 
 import fsspec
 import xxhash
-from fsspec.core import url_to_fs
 
 from data_pipelines.config import FileSource
 from data_pipelines.corpora import Corpus, Document
+from data_pipelines.storage import locate
 
 
 def files_corpus(sources: Mapping[str, FileSource]) -> Corpus:
@@ -30,7 +30,7 @@ def files_fingerprint(sources: Mapping[str, FileSource]) -> str:
     for name, files in sorted(_find(sources).items()):
         state.update(f"{name}\0{sources[name].text_key}\0".encode())
         for uri in files.values():
-            fs, path = url_to_fs(uri)
+            fs, path = locate(uri)
             state.update(f"{uri}\0{fs.ukey(path)}\0".encode())
     return state.hexdigest()
 
@@ -40,7 +40,7 @@ def find_files(pattern: str, *, setting: str) -> dict[str, str]:
 
     Names start below the deepest folder that holds all of them, so they stay the same where a corpus is moved.
     """
-    fs, path = url_to_fs(pattern)
+    fs, path = locate(pattern)
     found = sorted(match for match in fs.glob(path) if fs.isfile(match))
     if not found:
         raise ValueError(

@@ -1,0 +1,14 @@
+"""Where a URI leads: fsspec, whose stores beyond local files are packages of their own."""
+
+from __future__ import annotations
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+
+def locate(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The store of `uri` and the path in it. Raises ValueError for a store that is unknown or not installed."""
+    try:
+        return url_to_fs(uri)
+    except ImportError as error:  # "Install s3fs to access S3"
+        raise ValueError(f"{uri}: {error}: it is not among this project's packages") from error
