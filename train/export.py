@@ -1,6 +1,6 @@
 """A run's checkpoint as a Hugging Face folder that transformers loads as AfmoeForCausalLM.
 
-    python -m train.export RUN OUT [--step N] [--dtype bfloat16|float32]
+    python -m train.export runs/smoke out --step 40 --dtype bfloat16
 
 OUT appears whole or not at all: it is written beside its place and renamed.
 """
@@ -33,9 +33,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run directory, e.g. runs/smoke")
-    parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--step", type=int, help="checkpoint to export (default: the last one)")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    parser.add_argument("--step", metavar="N", type=int, help="checkpoint to export (default: the last one)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32", help="default: float32")
     args = parser.parse_args(arguments)
     try:
