@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -94,8 +95,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
         os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to both
         try:
             exit_code = process.wait(timeout=20)
+            time.sleep(1.0)  # for the traceback of the server, if it had one to print
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return Start(line=line, seconds=seconds, exit_code=exit_code, stderr=(folder / "stderr").read_text())
 
 

@@ -22,12 +22,14 @@ from launch.ranks import RESUME_ADVICE, STOP_SIGNALS, Main, Stopped, launch_rank
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from launch.ranks import WARM, Stopped, launch_ranks, warm_up
 from tests.launch import test_ranks
 WARM.set_forkserver_preload(["torch.distributed.launcher.api", "tests.launch.test_ranks"])  # not the whole engine
 warm_up()
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
 folder = sys.argv[1]
 try:
     launch_ranks(test_ranks.note_and_wait, [folder], num_ranks=2, run_dir=Path(folder, "run"))
@@ -160,9 +162,9 @@ def test_a_rank_computes_with_omp_num_threads_or_its_share_of_the_cores(
 
 
 @contextmanager
-def program(folder: Path, *, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+def program(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """PROGRAM in a process group of its own, as a shell starts a command, once both ranks wait. It writes to files."""
-    command = [*prefix, sys.executable, "-c", PROGRAM, str(folder)]
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
     with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
         launcher = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, start_new_session=True
@@ -200,9 +202,9 @@ def state(pid: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def terminated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """(folder, exit code) of a launcher under nohup, after SIGHUP, which it outlives, and SIGTERM to it alone."""
+    """(folder, exit code) of a launcher after SIGHUP, which nohup lets it outlive, and SIGTERM, to it alone."""
     folder = tmp_path_factory.mktemp("terminated")
-    with program(folder, prefix=("nohup",)) as launcher:
+    with program(folder) as launcher:
         launcher.send_signal(signal.SIGHUP)
         assert not holds(lambda: len(running(folder)) < 2, within_s=0.5)
         launcher.send_signal(signal.SIGTERM)
