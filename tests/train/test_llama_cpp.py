@@ -20,6 +20,7 @@ STRANGE_TEXTS = [
     " \t\r\n\x7f ",
     "naïve Ünïcödé, e\u0301 and \u00e9, \u2028 \ufeff",
     "日本語 and 한국어, mixed1234abc工作",
+    "ภาษาไทย, スーパーマーケット, ພາສາລາວ, ភាសាខ្មែរ, မြန်မာဘာသာ",
     "👩‍👩‍👧‍👦 🏳️‍🌈 \U0010ffff",
     "0123456789" * 51,  # longer runs of digits are cut in ours, for speed
     "<|end_of_text|> written by somebody <|pad|>",
