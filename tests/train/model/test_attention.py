@@ -160,13 +160,13 @@ def test_who_sees_whom_by_hand() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_dense_mask_gives_the_bits_of_the_boolean_one(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    q_BNLH, k_BNLH, v_BNLH = torch.randn(3, 1, 2, SEQ_LEN, 8, generator=generator).to(dtype)
-    positions_BL = positions_of(*LENGTHS)
-    masks = build_masks(positions_BL, window=5, backend=inner_attention("sdpa", window=None))
+    q_BLNH, k_BLNH, v_BLNH = torch.randn(3, 1, SEQ_LEN, 2, 8, generator=generator).to(dtype)
+    positions_BL, config = positions_of(*LENGTHS), inner_attention("sdpa", window=None)
+    masks, module = build_masks(positions_BL, window=5, backend=config), config.build()
     for kind, sees_B1LL in visible(positions_BL, window=5).items():
+        q_BNLH, k_BNLH, v_BNLH = (x_BLNH.transpose(1, 2) for x_BLNH in (q_BLNH, k_BLNH, v_BLNH))
         expected_BNLH = F.scaled_dot_product_attention(q_BNLH, k_BNLH, v_BNLH, attn_mask=sees_B1LL)
-        mask: Any = masks[kind]
-        assert torch.equal(F.scaled_dot_product_attention(q_BNLH, k_BNLH, v_BNLH, attn_mask=mask), expected_BNLH)
+        assert torch.equal(module(q_BLNH, k_BLNH, v_BLNH, attention_masks=masks[kind]).transpose(1, 2), expected_BNLH)
 
 
 def test_the_window_of_varlen_attention_is_what_lies_left_of_a_token() -> None:
