@@ -12,6 +12,8 @@ from train.timeline import split_batch
 def mesh(parallelism: Any) -> str:
     """The `parallelism` section in words."""
     ranks, replicas = world_size(parallelism), parallelism.data_parallel_replicate_degree
+    if ranks == 1:
+        return "1 rank"
     return (
         f"{ranks:,} ranks: {replicas} replicas x {ranks // replicas} shards, "
         f"experts over {parallelism.expert_parallel_degree}"

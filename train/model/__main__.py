@@ -64,9 +64,11 @@ def model_names() -> list[str]:
 def read(arguments: list[str]) -> dict[str, Any]:
     """The sections that say what to count. Raises ConfigError."""
     overrides = [argument if "=" in argument else f"model={argument}" for argument in arguments]
-    for override in overrides:
-        if override.startswith("model="):
-            check_name(override.removeprefix("model="))
+    names = [override.removeprefix("model=") for override in overrides if override.startswith("model=")]
+    if len(names) > 1:
+        raise ConfigError([f"got {len(names)} models, {', '.join(names)}; name one"])
+    for name in names:
+        check_name(name)
     from train import config
 
     # No backend of attention has parameters, and this one exists everywhere.

@@ -170,6 +170,6 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_built(capsys: py
     assert "expert_parallel_degree=3 does not divide model.num_experts=32" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", model_names())
-def test_every_model_of_the_folder_is_named_as_its_file(name: str) -> None:
-    assert family_config(name).name == name
+def test_two_models_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trinity_tiny", "model=trinity_mini"]) == CONFIG_EXIT
+    assert capsys.readouterr().err == "error: got 2 models, trinity_tiny, trinity_mini; name one\n"
