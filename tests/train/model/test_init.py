@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
+from launch.ranks import WARM, warm_up
 from tests.train.model import family_config, tiny_config
 from tests.train.model.rank_checks import (
     CASES,
@@ -23,7 +24,6 @@ from tests.train.model.rank_checks import (
     run_checks,
     sharded_model,
 )
-from tests.train.runs import CONTEXT
 from train.model import init
 from train.model.afmoe import Afmoe
 from train.model.blueprint import blueprint, pretended_ranks
@@ -44,7 +44,8 @@ def fresh(seed: int = 0, **changes: object) -> Afmoe:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
     """Of each rank, by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    ranks = [CONTEXT.Process(target=run_checks, args=(rank, str(folder))) for rank in range(WORLD_SIZE)]
+    warm_up()
+    ranks = [WARM.Process(target=run_checks, args=(rank, str(folder))) for rank in range(WORLD_SIZE)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
