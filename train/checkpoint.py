@@ -48,7 +48,7 @@ def name_milestones(folder: Path, milestones: Mapping[int, str]) -> None:
     """
     for step in committed_steps(folder):
         link = folder / f"phase-{milestones.get(step)}"
-        if step in milestones and not link.is_symlink():
+        if step in milestones and not os.path.lexists(link):
             link.symlink_to(f"step-{step}")
 
 
