@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ MODEL = [
 ]
 
 
-def small_settings(folder: Path) -> list[str]:
+def small_settings(folder: Path, *, model: Sequence[str] = MODEL) -> list[str]:
     """Overrides of experiment=smoke: 4 sequences of 32 tokens a step, from shards that are written to `folder`."""
     save_tokenizer(train_tokenizer(["the cat sat on the mat. " * 20], vocab_size=270), folder / "tokenizer")
     encoder = TextEncoder(folder / "tokenizer")
@@ -44,7 +45,7 @@ def small_settings(folder: Path) -> list[str]:
     manifest.save(str(folder / "shards"))
     return [
         "experiment=smoke",
-        *MODEL,
+        *model,
         f"training.seq_len={SEQ_LEN}",
         "schedule.token_scale=1e-10",
         "schedule.batch=[{from_tokens: 0, sequences: 4}]",
@@ -77,22 +78,23 @@ def write_run(settings: list[str], run_dir: Path) -> dict[str, Tensor]:
     run = check(compose([*settings, *mesh(shards=1, expert_ranks=1), f"run.dir={run_dir}"]))
     open_run_dir(run)
     state = random_state(run)
-    save_tensors(state, run_dir / "checkpoint/step-1")
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    save_lazily(shapes, state.__getitem__, run_dir / "checkpoint/step-1")
     return state
 
 
-def save_tensors(state: dict[str, Tensor], folder: Path) -> None:
-    """A checkpoint of these tensors, each in one shard."""
+def save_lazily(shapes: Mapping[str, torch.Size], make: Callable[[str], Tensor], folder: Path) -> None:
+    """A checkpoint of float32 tensors, each in one shard, of which one at a time is in memory."""
     write_checkpoint(
         folder,
         {
             name: TensorStorageMetadata(
-                TensorProperties(dtype=tensor.dtype),
-                tensor.shape,
-                [ChunkStorageMetadata(torch.Size([0] * tensor.ndim), tensor.shape)],
+                TensorProperties(dtype=torch.float32),
+                shape,
+                [ChunkStorageMetadata(torch.Size([0] * len(shape)), shape)],
             )
-            for name, tensor in state.items()
+            for name, shape in shapes.items()
         },
-        lambda shard: state[shard.fqn],
+        lambda shard: make(shard.fqn),
         desc="checkpoint",
     )
