@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from fsspec import AbstractFileSystem
+from typing import Any
+
 from fsspec.core import url_to_fs
 
 
-def locate(uri: str) -> tuple[AbstractFileSystem, str]:
-    """The store of `uri` and the path in it. Raises ValueError for a store that is unknown or not installed."""
+def locate(uri: str) -> tuple[Any, str]:
+    """The file system of `uri` and the path in it. Raises ValueError for a store that is unknown or not installed.
+
+    Any: fsspec's annotations leave the results of its file systems open.
+    """
     try:
         return url_to_fs(uri)
     except ImportError as error:  # "Install s3fs to access S3"

@@ -1,28 +1,38 @@
 """A whole run on this machine: check -> prepare data -> train on all ranks -> export -> report.
 
-`./launch/local.sh` is this module inside the environment that it makes. No rank is started before the configuration
-has passed every check.
+    ./launch/local.sh                                                the smoke experiment, on four ranks
+    ./launch/local.sh run.stop_after_step=20                         only its first 20 steps
+    ./launch/local.sh run.name=calm balance=sign balance.speed=1e-3  with other settings, in runs/calm
+    ./launch/local.sh run.name=web data=files data.sources.web.glob='texts/**/*.txt' data.mix=null
+                                                                     your own text
+
+Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value; the config.yaml of a
+run shows all that can be set. Starting the same command again goes on from the last complete checkpoint of run.dir.
+No rank is started before the configuration has passed every check.
 
 Exit code: 0; 2 for a configuration that cannot run; else that of the first rank that failed (128 + n: by signal n).
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from launch.ranks import RESUME_ADVICE, Stopped, launch_ranks, run_warm, warm_up
 from train.errors import CONFIG_EXIT, ConfigError
+from train.overrides import overrides_parser
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
     from train.config import Run
 
 
 def main(arguments: list[str]) -> int:
-    overrides = with_experiment(arguments)
+    parser = overrides_parser("./launch/local.sh", description=__doc__)
+    overrides = with_experiment(parser.parse_intermixed_args(arguments).overrides)
     try:
         run = check(overrides)
         prepare_data(run)
@@ -32,9 +42,6 @@ def main(arguments: list[str]) -> int:
     except Stopped as stop:
         print(f"\nerror: {stop}", file=sys.stderr)
         return stop.exit_code
-    except KeyboardInterrupt:  # before or after the training, which answers signals itself
-        print(f"\nerror: stopped by SIGINT. {RESUME_ADVICE}", file=sys.stderr)
-        return 128 + signal.SIGINT
     print(f"\nload the trained model, in any directory:\n  {how_to_load(model_dir)}")
     return 0
 
@@ -104,9 +111,23 @@ def how_to_load(model_dir: Path) -> str:
     return shlex.join([sys.executable, "-c", code])
 
 
+def stop_on_ctrl_c() -> None:
+    """At once, except in the training, which answers signals itself. An exception would not do: where one comes in the
+    midst of an import it can be swallowed, and the run goes on with half a module."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell ignores it in what it runs in the background
+        signal.signal(signal.SIGINT, _stop)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    name = signal.Signals(number).name
+    os.write(sys.stderr.fileno(), f"\nerror: stopped by {name}. {RESUME_ADVICE}\n".encode())
+    os._exit(128 + number)
+
+
 def announce(text: str) -> None:
     print(f"== {text}", flush=True)
 
 
 if __name__ == "__main__":
+    stop_on_ctrl_c()
     sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,11 @@
 """Ranks of this machine: torchrun's own launcher, with processes forked from one that is warm.
 
-Importing torch and the engine takes a core 9 s, for each of the ranks and again for the export. Here one process does
-it once, from the first second on, while configuration and data are seen to; a rank is forked from it in milliseconds.
-The launcher is used as a function rather than as a process: that keeps the exit code of the rank that failed, and its
-message is not buried under the launcher's.
+Importing torch and the engine takes a core 9 s, for each of the ranks and again for the export. Here one process, the
+server, does it once, from the first second on, while configuration and data are seen to; a rank is forked from it in
+milliseconds. The launcher is used as a function rather than as a process: that keeps the exit code of the rank that
+failed, and its message is not buried under the launcher's.
+
+Being forked, ranks are not children of the launcher. They end with it, however it ends, because they watch it.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
-from multiprocessing import forkserver
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, NoReturn
 
 from train.errors import CONFIG_EXIT
@@ -27,6 +33,13 @@ RESUME_ADVICE = "The same command goes on from the last complete checkpoint."
 
 WARM = multiprocessing.get_context("forkserver")
 """Makes processes that have imported the engine."""
+WARM.set_forkserver_preload(["train.build", "train.export"])
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Those that the launcher hands on to its ranks."""
+LINGER_S = 0.5
+"""How long a failed rank stays. The launcher looks every 0.1 s and blames any rank that has ended by then: where the
+end of one makes the others fail, that would be any of them."""
 
 Main = Callable[[list[str]], int]
 """A program as a function: its arguments -> its exit code."""
@@ -41,7 +54,7 @@ class Stopped(Exception):
 
 
 def warm_up() -> None:
-    """Starts the process that the others are forked from. Returns at once."""
+    """Starts the server. Returns at once."""
     # glibc gives large tensors back to the system when they are freed, and the next ones fault their pages in again;
     # huge pages fault in once where small ones do 512 times.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
@@ -49,30 +62,40 @@ def warm_up() -> None:
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     # Else torch asks the CUDA driver whether there is a GPU, and a fork of a process that did cannot use it.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    WARM.set_forkserver_preload(["train.build", "train.export"])
-    forkserver.ensure_running()
+    resource_tracker.ensure_running()  # the server would start it, and starting it unblocks SIGINT
+    # Ctrl-C goes to all processes of the terminal; in the server it would end in a traceback of whatever it imports.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def run_warm(main: Main, arguments: list[str]) -> int:
-    """`main(arguments)` in a process of its own, to its end. Returns its exit code."""
-    process = WARM.Process(target=_exit_with, args=(main, arguments))
-    process.start()
-    process.join()
+    """`main(arguments)` in a process of its own, to its end. Returns its exit code, 128 + n for signal n."""
+    process = WARM.Process(target=_run, args=(main, arguments))
+    with _nothing_left_behind():
+        process.start()
+        process.join()
     assert process.exitcode is not None
-    return process.exitcode
+    return _shell_exit_code(process.exitcode)
 
 
 def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: Path) -> None:
-    """`main(arguments)` on `num_ranks` ranks, to its end. Raises Stopped when a rank fails or a signal comes in."""
+    """`main(arguments)` on `num_ranks` ranks, to its end. Raises Stopped when a rank fails or a signal comes in.
+
+    A rank computes with OMP_NUM_THREADS threads; the default is its share of the cores, as with all cores for all
+    ranks threads wait for each other.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it repeats what Stopped says, at length
-    # A share of the cores for each rank: with all cores for all ranks, threads wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
+    num_threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // num_ranks))
+    launch = elastic_launch(_launch_config(num_ranks, run_dir), entrypoint=_run_rank)
     try:
-        elastic_launch(_launch_config(num_ranks, run_dir), entrypoint=_rank_main)(main, arguments)
+        with _nothing_left_behind(), _no_log():
+            launch(main, arguments, num_threads)
     except ChildFailedError as err:
         rank, failure = err.get_first_failure()
         _stop_for_failure(rank, failure.exitcode, run_dir)
@@ -81,17 +104,65 @@ def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: P
         raise Stopped(f"stopped by {name}. {RESUME_ADVICE}", exit_code=128 + err.sigval) from err
 
 
-def _rank_main(main: Main, arguments: list[str]) -> None:
+@contextmanager
+def _nothing_left_behind() -> Iterator[None]:
+    """No process, even if a signal came between two starts, and no handler of torch's, which would outlive its use."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for process in multiprocessing.active_children():
+            process.kill()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """torch's launcher logs what Stopped says, at length."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _run_rank(main: Main, arguments: list[str], num_threads: int) -> None:
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # the variable alone comes too late: OpenMP is loaded
-    _exit_with(main, arguments)
+    torch.set_num_threads(num_threads)  # OMP_NUM_THREADS comes too late for a fork: OpenMP is loaded
+    try:
+        _run(main, arguments)
+    except SystemExit:
+        time.sleep(LINGER_S)
+        raise
 
 
-def _exit_with(main: Main, arguments: list[str]) -> None:
-    """Returns after a success: the launcher waits for it."""
-    if exit_code := main(arguments):
+def _run(main: Main, arguments: list[str]) -> None:
+    """Exits with the code of a failure; returns after a success, which torch's launcher waits for."""
+    _end_with_launcher()
+    try:
+        exit_code = main(arguments)
+    except Exception:
+        traceback.print_exc()  # torch's launcher would keep it in a file
+        exit_code = 1
+    if exit_code:
         sys.exit(exit_code)
+
+
+def _end_with_launcher() -> None:
+    """Even if it is killed; and Ctrl-C ends this process as it does the launcher, without a traceback of each rank."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell ignores it in what it runs in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    Thread(target=_await_end_of_launcher, daemon=True).start()
+
+
+def _await_end_of_launcher() -> None:
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    launcher.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _launch_config(num_ranks: int, run_dir: Path) -> LaunchConfig:
@@ -111,7 +182,13 @@ def _launch_config(num_ranks: int, run_dir: Path) -> LaunchConfig:
         local_addr="127.0.0.1",  # else it asks the name service, which a laptop may not have
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(str(run_dir / "logs"), redirects=quiet),
+        signals_to_handle=_signals_to_handle(),
     )
+
+
+def _signals_to_handle() -> str:
+    """Not what is ignored on purpose: SIGHUP under nohup, SIGINT in the background of a shell script."""
+    return ",".join(number.name for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 def _stop_for_failure(rank: int, exit_code: int, run_dir: Path) -> NoReturn:
@@ -124,7 +201,12 @@ def _stop_for_failure(rank: int, exit_code: int, run_dir: Path) -> NoReturn:
         lines.append("If nobody sent it, the system did: the machine may be out of memory.")
     if exit_code != CONFIG_EXIT:
         lines.append(RESUME_ADVICE)
-    raise Stopped("\n".join(lines), exit_code=128 - exit_code if exit_code < 0 else exit_code)
+    raise Stopped("\n".join(lines), exit_code=_shell_exit_code(exit_code))
+
+
+def _shell_exit_code(exit_code: int) -> int:
+    """-n, multiprocessing's for signal n, becomes 128 + n."""
+    return 128 - exit_code if exit_code < 0 else exit_code
 
 
 def _last_words(rank: int, run_dir: Path, *, num_lines: int = 15) -> list[str]:

@@ -2,7 +2,7 @@
 
     python -m train experiment=smoke parallelism=single                one process
     torchrun --nproc-per-node 4 -m train experiment=smoke              four ranks
-    python -m train --check experiment=trinity_large                   only what would run, in seconds
+    python -m train experiment=trinity_large --check                   only what would run, in seconds
 
 Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value. Starting the same
 command again goes on from the last complete checkpoint of run.dir. Exit status: 2 for what cannot work as configured,
@@ -20,6 +20,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError
+from train.overrides import overrides_parser
 
 if TYPE_CHECKING:
     from train.config import Run
@@ -58,14 +59,11 @@ def fail(problems: list[str], exit_code: int) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, e.g. experiment=trinity_mini run.name=mine")
+    parser = overrides_parser("python -m train", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="check the configuration, print what follows from it, stop"
     )
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def stand_alone() -> None:
@@ -95,8 +93,10 @@ def train(run: Run) -> None:
 def resume_note(run: Run) -> str:
     from train.checkpoint import committed_steps
 
-    steps = committed_steps(run.run_dir / run.section("checkpoint").folder)
-    return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}" if steps else "starting"
+    section = run.section("checkpoint")
+    if steps := committed_steps(run.run_dir / section.folder):
+        return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}"
+    return f"starting at {section.initial_load_path}" if section.initial_load_path else "starting"
 
 
 def send_engine_log_to(path: os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,17 @@ def stale_steps(steps: list[int], *, keep: int, milestones: set[int]) -> list[in
     """Which of `steps` retention deletes: all but the newest `keep` and the milestones. 0 keeps all."""
     passing = [step for step in steps if step not in milestones]
     return passing[:-keep] if keep else []
+
+
+def name_milestones(folder: Path, milestones: Mapping[int, str]) -> None:
+    """`phase-general` -> `step-72` for each complete checkpoint at the end of a phase: a name to keep and to hand on.
+
+    Links, so that a step has one place; a run that was killed before it made one makes it at its next checkpoint.
+    """
+    for step in committed_steps(folder):
+        link = folder / f"phase-{milestones.get(step)}"
+        if step in milestones and not link.is_symlink():
+            link.symlink_to(f"step-{step}")
 
 
 class Checkpoints(CheckpointManager):
@@ -84,13 +96,22 @@ class Checkpoints(CheckpointManager):
         dist.barrier()
         try:
             self.dcp_save(self._flattened_model_states_sd(), str(partial), self.async_mode)
-            _agree(_try_commit(partial, final) if dist.get_rank() == 0 else None)
+            _agree(self._try_commit(partial, final) if dist.get_rank() == 0 else None)
         except (Exception, CheckpointException) as error:  # DCP's is a BaseException
             raise self._save_error(curr_step, partial, error) from error
         self._purge_stale_checkpoints()
         GarbageCollection.collect("after a checkpoint")
         self._save_seconds += time.perf_counter() - started
         return True
+
+    def _try_commit(self, partial: Path, final: Path) -> OSError | None:
+        """On rank 0: makes a written checkpoint the real one, or says why not."""
+        try:
+            commit(partial, final)
+            name_milestones(final.parent, self.config.milestones)
+        except OSError as error:
+            return error
+        return None
 
     def _save_error(self, step: int, partial: Path, error: BaseException) -> RunError:
         """Frees the space of what could not be written, and says what stands."""
@@ -141,18 +162,14 @@ class Checkpoints(CheckpointManager):
             self.purge_queue.put(self._create_checkpoint_id(step))
 
 
-def _try_commit(partial: Path, final: Path) -> Exception | None:
+def commit(partial: Path, final: Path) -> None:
     """Makes a written checkpoint the real one: data first on the disk, then the rename, then the folder's entry."""
-    try:
-        for file in sorted(partial.rglob("*")):
-            if file.is_file():
-                _flush(file)
-        _flush(partial)
-        os.rename(partial, final)
-        _flush(final.parent)
-    except OSError as error:
-        return error
-    return None
+    for file in sorted(partial.rglob("*")):
+        if file.is_file():
+            _flush(file)
+    _flush(partial)
+    os.rename(partial, final)
+    _flush(final.parent)
 
 
 def _flush(path: Path) -> None:

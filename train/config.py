@@ -27,10 +27,9 @@ from train.balance import BalanceConfig
 from train.errors import ConfigError
 from train.model.config import ModelConfig
 from train.optim.config import OptimizerConfig
+from train.overrides import CONFIGS
 from train.sinks import MetricsConfig
 from train.timeline import ScheduleConfig, Timeline
-
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @dataclass(kw_only=True, slots=True)

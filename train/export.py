@@ -1,7 +1,7 @@
 """A run's checkpoint as a Hugging Face folder that transformers loads as AfmoeForCausalLM, or as a GGUF file.
 
-    python -m train.export RUN OUT [--step N] [--dtype bfloat16|float32] [--shard-size 5GB]
-    python -m train.export RUN OUT.gguf --format gguf [--step N] [--dtype bfloat16|float32|q8_0]
+    python -m train.export runs/smoke out --step 40 --dtype bfloat16 --shard-size 500MB
+    python -m train.export runs/smoke out.gguf --format gguf --dtype q8_0
 
 Weights go from the checkpoint to the files some rows at a time, whatever the size of model, shard and mesh. OUT appears
 whole or not at all: it is written beside its place, config.json last, and renamed.
@@ -36,8 +36,8 @@ DTYPES = {"hf": ("float32", "bfloat16"), "gguf": ("float32", "bfloat16", "q8_0")
 SHARD_BYTES = 5 * 10**9
 """Size of a weights file, at most; transformers' own default was 5 GB for years and every consumer takes it."""
 
-BLOCK_BYTES = 64 * 2**20
-"""What is read at a time: an expert's matrix in every member of the family, some rows of the embedding."""
+BLOCK_BYTES = 16 * 2**20
+"""Rows of a matrix that are written at a time. An expert is one piece, 38 MB of float32 in Trinity Large."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -50,13 +50,17 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run directory, e.g. runs/smoke")
-    parser.add_argument("out", type=Path, help="folder to make; with --format gguf, file to make")
-    parser.add_argument("--step", type=int, help="checkpoint to export (default: the last one)")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make; with --format gguf, file to make")
+    parser.add_argument("--step", metavar="N", type=int, help="checkpoint to export (default: the last one)")
     parser.add_argument("--format", choices=tuple(DTYPES), default="hf", help="default: hf")
     parser.add_argument("--dtype", choices=DTYPES["gguf"], default="float32", help="default: float32; q8_0: gguf only")
     parser.add_argument(
-        "--shard-size", type=parse_bytes, default=SHARD_BYTES, help="largest file of weights, e.g. 500MB (default: 5GB)"
+        "--shard-size",
+        metavar="SIZE",
+        type=parse_bytes,
+        default=SHARD_BYTES,
+        help="largest file of weights, hf only (default: 5GB)",
     )
     args = parser.parse_args(arguments)
     if args.dtype not in DTYPES[args.format]:

@@ -1,16 +1,15 @@
 """A Hugging Face folder of the Trinity family as a checkpoint that a run starts from.
 
-    python -m train.import_hf HF_DIR OUT
-    python -m train model=trinity_mini data.tokenizer=HF_DIR checkpoint.initial_load_path=$PWD/OUT ...
+    python -m train.import_hf Trinity-Mini-Base mini
+    torchrun --nproc-per-node 8 -m train experiment=trinity_mini checkpoint.initial_load_path=$PWD/mini ...
 
-A run can start from HF_DIR itself, too; a checkpoint is float32, as weights are in training, and loads without it. The
+A run can start at the folder itself, too; the checkpoint holds what training does, float32, and needs nothing else. The
 selection biases come along; the momentum of the balancing rule and the optimizers start anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -40,6 +39,7 @@ def import_hf(folder: Path, out: Path) -> int:
     Raises ConfigError, before anything is written, where `folder` is not a whole model of the family.
     """
     from train import cpu  # noqa: F401  (before torchtitan)
+    from train.checkpoint import commit
     from train.dcp_stream import write_checkpoint
     from train.model.shapes import model_shapes
     from train.published import PublishedStorage, published_model
@@ -54,7 +54,7 @@ def import_hf(folder: Path, out: Path) -> int:
     try:
         write_checkpoint(unfinished, tensors, lambda shard: storage.read(shard).float(), desc="import")
         shutil.copy(folder / "config.json", unfinished)  # what a run that starts from here is checked against
-        os.replace(unfinished, out)
+        commit(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return sum(shape.numel() for name, shape in shapes.items() if not name.endswith("expert_bias_E"))

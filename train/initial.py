@@ -44,5 +44,8 @@ def _architectures(folder: Path) -> list[ModelConfig]:
     config = folder.parent.parent / "config.yaml"  # <run>/checkpoint/step-N
     if not config.is_file():
         return []
-    section: Any = OmegaConf.to_container(OmegaConf.load(config))
-    return [ModelConfig(**section["model"])]
+    settings: Any = OmegaConf.to_container(OmegaConf.load(config))
+    try:
+        return [ModelConfig(**settings["model"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError([f"{config}: cannot be read by this version ({error})"]) from error

@@ -1,6 +1,6 @@
 """What a run did: <run>/metrics.jsonl -> a table and <run>/report.png.
 
-    python -m train.report RUN
+    python -m train.report runs/smoke
 
 Works on a run that still goes on, too. Tokens of a phase are counted between its exact edges; a step, with its loss,
 belongs to the phase that it begins in.
@@ -129,9 +129,9 @@ def _align(line: tuple[str, ...]) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m train.report", description="What a run did: a table and a picture."
+        prog="python -m train.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run directory, e.g. runs/smoke")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
     try:
         print(write_report(parser.parse_args(arguments).run))
     except (ValueError, OSError) as err:

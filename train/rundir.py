@@ -1,4 +1,7 @@
-"""The run directory: what a run is, on disk. Starting again on it resumes; another meaning is refused."""
+"""The run directory: what a run is, on disk. Starting again on it resumes; another meaning is refused.
+
+It binds from the first step on: until then nothing is lost, and a start that failed can be corrected.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ FREE = (
     "model.name",
     "optimizer.muon.exchange_mib",
 )
-BOUND = ("debug.seed",)
+BOUND = ("debug.seed", "checkpoint.initial_load_path")
 """Exceptions to FREE."""
 
 
 def open_run_dir(run: Run) -> None:
     """Makes the folder, or checks that what is there is this run. Raises ConfigError; changes nothing then."""
     stored = run.run_dir / "config.yaml"
-    if stored.is_file():
+    if stored.is_file() and _has_results(run.run_dir):
         _check_same_run(OmegaConf.to_container(OmegaConf.load(stored)), run.settings, run.run_dir)
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
@@ -50,6 +53,12 @@ def open_run_dir(run: Run) -> None:
         os.replace(partial, stored)
     except OSError as error:
         raise ConfigError([f"run.dir={run.run_dir}: cannot be written ({error}); choose another folder"]) from error
+
+
+def _has_results(run_dir: Path) -> bool:
+    """A finished step, or a checkpoint where somebody has taken the rows away."""
+    rows = run_dir / "metrics.jsonl"
+    return (rows.is_file() and rows.stat().st_size > 0) or any(run_dir.glob("*/step-*"))
 
 
 def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> None:

@@ -2,81 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
 from launch import local
+from launch.ranks import RESUME_ADVICE
+from train import config
 
 ROOT = Path(__file__).parents[2]
 
 
-def write_script(folder: Path, body: str) -> str:
-    """A stand-in for `-m train`: a rank without torch starts in no time."""
-    path = folder / "rank.py"
-    path.write_text("import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + textwrap.dedent(body))
-    return str(path)
-
-
-def stopped_ranks(folder: Path, body: str, *, num_ranks: int = 2) -> local.Stopped:
-    with pytest.raises(local.Stopped) as stopped:
-        local.launch_ranks([write_script(folder, body)], num_ranks=num_ranks, run_dir=folder / "run")
-    return stopped.value
+class Start(NamedTuple):
+    line: str
+    seconds: float
+    exit_code: int
+    stderr: str
 
 
 def test_the_smoke_experiment_is_the_default_and_can_be_replaced() -> None:
     assert local.with_experiment(["run.name=a"]) == ["experiment=smoke", "run.name=a"]
     assert local.with_experiment(["experiment=other"]) == ["experiment=other"]
-
-
-def test_every_rank_is_started_and_only_rank_0_is_heard(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    script = write_script(tmp_path, "print('this is rank', rank)")
-    local.launch_ranks([script], num_ranks=2, run_dir=tmp_path / "run")
-    assert capfd.readouterr().out == "this is rank 0\n"
-    (log,) = (tmp_path / "run").glob("logs/*/attempt_0/1/stdout.log")
-    assert log.read_text() == "this is rank 1\n"
-
-
-def test_a_failed_rank_stops_the_others_and_its_exit_code_and_last_words_are_kept(tmp_path: Path) -> None:
-    stop = stopped_ranks(tmp_path, "if rank == 1: sys.exit(print('disk full', file=sys.stderr) or 7)\ntime.sleep(60)")
-    assert stop.exit_code == 7
-    assert "rank 1 ended with exit code 7" in str(stop)
-    assert "  | disk full" in str(stop)
-    assert "goes on from the last complete checkpoint" in str(stop)
-
-
-def test_a_killed_rank_gives_the_exit_code_of_its_signal(tmp_path: Path) -> None:
-    stop = stopped_ranks(tmp_path, "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)")
-    assert stop.exit_code == 128 + 9
-    assert "rank 1 was killed by SIGKILL" in str(stop)
-    assert "out of memory" in str(stop)
-
-
-def test_a_signal_ends_the_ranks_and_is_the_exit_code(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    pids.mkdir()
-    script = write_script(tmp_path, f"open(f'{pids}/{{os.getpid()}}', 'w').close()\ntime.sleep(60)")
-    program = f"""
-from pathlib import Path
-from launch import local
-try:
-    local.launch_ranks([{script!r}], num_ranks=2, run_dir=Path({str(tmp_path)!r}))
-except local.Stopped as stop:
-    exit(stop.exit_code)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait() == 128 + signal.SIGTERM
-    assert not [pid for pid in pids.iterdir() if Path("/proc", pid.name).exists()]
 
 
 def test_a_bad_configuration_exits_2_with_all_problems_before_anything_is_made(
@@ -90,16 +46,70 @@ def test_a_bad_configuration_exits_2_with_all_problems_before_anything_is_made(
     assert not run_dir.exists()
 
 
-def test_the_first_line_comes_within_a_second() -> None:
+def test_a_glob_that_matched_nothing_can_be_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["experiment=smoke", "data=files", "data.mix=null"]
+    overrides += [f"run.dir={tmp_path}/run", f"data.dir={tmp_path}/data"]
+    assert local.main([*overrides, f"data.sources.web.glob={tmp_path}/*.txxt"]) == 2
+    assert "txxt" in capsys.readouterr().err
+    local.check([*overrides, f"data.sources.web.glob={tmp_path}/*.txt"])
+    assert f"glob: {tmp_path}/*.txt\n" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_the_help_says_what_there_is_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        local.main(["data=files", "--help"])
+    assert exit_.value.code == 0
+    assert re.search(r"parallelism= .*single", capsys.readouterr().out)
+
+
+EXAMPLES = re.findall(r"^ +\./launch/local\.sh(.*?)(?:  .*)?$", local.__doc__ or "", re.MULTILINE)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_help_are_configurations(example: str) -> None:
+    config.check(config.compose(local.with_experiment(shlex.split(example))))
+
+
+def test_an_unknown_option_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        local.main(["--gpus=4", "data=files"])
+    assert "unrecognized arguments: --gpus=4" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """The real program, interrupted by Ctrl-C while it and the server of its ranks import torch."""
+    folder = tmp_path_factory.mktemp("start")
+    command = [sys.executable, "-m", "launch.local", f"run.dir={folder}/run"]
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "launch.local"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    seconds = time.monotonic() - started
-    process.kill()
-    process.communicate()
-    assert line == "== configuration: experiment=smoke\n"
-    assert seconds < 1.0
+    with (
+        (folder / "stderr").open("w") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True, start_new_session=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.monotonic() - started
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to both
+        try:
+            exit_code = process.wait(timeout=20)
+            time.sleep(1.0)  # for the traceback of the server, if it had one to print
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return Start(line=line, seconds=seconds, exit_code=exit_code, stderr=(folder / "stderr").read_text())
+
+
+def test_the_first_line_comes_within_a_second(start: Start) -> None:
+    assert start.line.startswith("== configuration: experiment=smoke")
+    assert start.seconds < 1.0
+
+
+def test_ctrl_c_gives_one_message(start: Start) -> None:
+    assert start.exit_code == 128 + signal.SIGINT
+    assert start.stderr == f"\nerror: stopped by SIGINT. {RESUME_ADVICE}\n"
 
 
 class TestPhases:
@@ -111,10 +121,9 @@ class TestPhases:
         run = SimpleNamespace(run_dir=tmp_path / "run", world_size=2)
         monkeypatch.setattr(local, "check", lambda overrides: run)
         monkeypatch.setattr(local, "prepare_data", lambda run: notes.append("data"))
-        monkeypatch.setattr(local, "launch_ranks", lambda arguments, **_: notes.append("train"))
-        monkeypatch.setattr(local.subprocess, "call", lambda command: notes.append("export") or 0)
+        monkeypatch.setattr(local, "launch_ranks", lambda main, arguments, **_: notes.append("train"))
+        monkeypatch.setattr(local, "run_warm", lambda main, arguments: notes.append("export") or 0)
         monkeypatch.setattr(local, "report", lambda run: notes.append("report"))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
         return notes
 
     def test_a_run_ends_with_the_line_that_loads_its_model(
@@ -128,7 +137,7 @@ class TestPhases:
     def test_a_failed_training_is_neither_exported_nor_reported(
         self, notes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def fail(arguments: list[str], **_: object) -> None:
+        def fail(main: object, arguments: list[str], **_: object) -> None:
             raise local.Stopped("loss is not finite", exit_code=3)
 
         monkeypatch.setattr(local, "launch_ranks", fail)
@@ -137,6 +146,6 @@ class TestPhases:
         assert "error: loss is not finite" in capsys.readouterr().err
 
     def test_a_failed_export_keeps_its_exit_code(self, notes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(local.subprocess, "call", lambda command: 5)
+        monkeypatch.setattr(local, "run_warm", lambda main, arguments: 5)
         assert local.main([]) == 5
         assert notes == ["data", "train"]

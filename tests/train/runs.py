@@ -1,13 +1,12 @@
 """Starts the real program on ranks of this machine, and kills a rank where a test wants it killed.
 
-A rank is a process of its own that calls train.__main__.main, as torchrun's would. They are forked from one server that
-has imported torch and torchtitan already: those seconds are paid once, and not by every rank of every run.
+A rank is a process of its own that calls train.__main__.main, forked from the server of launch/ranks.py. That module's
+launch_ranks is not used: a test wants to know how every rank ended, not only the first that failed.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import sys
@@ -21,8 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train.build", "train.rundir", "tests.train.runs"])
+from launch.ranks import WARM, warm_up
 
 RUN_TIMEOUT_S = 120.0  # a run takes 5 to 15 s on two cores
 GRACE_S = 5.0  # for the other ranks to say what they saw, once one has failed
@@ -63,9 +61,10 @@ def _run(
     overrides: list[str], run_dir: Path, outputs: list[Path], *, kill: Kill | None, hook: Hook | None
 ) -> list[int | None]:
     """Exit codes of as many ranks as there are `outputs`."""
+    warm_up()
     launcher = {"WORLD_SIZE": str(len(outputs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     ranks = [
-        CONTEXT.Process(
+        WARM.Process(
             target=_rank_main,
             args=(launcher | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, overrides),
             kwargs={"output": output, "hook": hook},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.checkpoint import _root_cause, _try_commit, committed_steps, stale_steps
+from train.checkpoint import _root_cause, commit, committed_steps, name_milestones, stale_steps
 
 
 def test_only_committed_checkpoints_count(tmp_path: Path) -> None:
@@ -37,16 +37,28 @@ def test_a_commit_makes_the_partial_folder_the_real_one(tmp_path: Path) -> None:
     partial, final = tmp_path / "step-5.tmp", tmp_path / "step-5"
     partial.mkdir()
     (partial / ".metadata").write_bytes(b"weights")
-    assert _try_commit(partial, final) is None
+    commit(partial, final)
     assert committed_steps(tmp_path) == [5]
     assert (final / ".metadata").read_bytes() == b"weights"
     assert not partial.exists()
 
 
-def test_a_commit_that_fails_says_why_and_leaves_no_checkpoint(tmp_path: Path) -> None:
-    error = _try_commit(tmp_path / "step-5.tmp", tmp_path / "step-5")
-    assert isinstance(error, FileNotFoundError)
+def test_a_commit_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        commit(tmp_path / "step-5.tmp", tmp_path / "step-5")
     assert committed_steps(tmp_path) == []
+
+
+def test_the_checkpoint_that_ends_a_phase_has_its_name(tmp_path: Path) -> None:
+    for step in (10, 20, 25):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}/weights").write_text(str(step))
+    milestones = {10: "general", 25: "high_quality", 40: "stem"}
+    name_milestones(tmp_path, milestones)
+    name_milestones(tmp_path, milestones)  # at every later checkpoint
+    names = {path.name: (path / "weights").read_text() for path in tmp_path.glob("phase-*")}
+    assert names == {"phase-general": "10", "phase-high_quality": "25"}
+    assert committed_steps(tmp_path) == [10, 20, 25]
 
 
 def test_the_innermost_reason_is_reported() -> None:

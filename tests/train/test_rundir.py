@@ -34,9 +34,10 @@ def make_run(run_dir: Path, **changed: Any) -> Any:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """The folder of a run that was started."""
+    """The folder of a run that has made a step."""
     folder = tmp_path / "deep" / "run"
     open_run_dir(make_run(folder))
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
     return folder
 
 
@@ -44,13 +45,28 @@ def stored(run_dir: Path) -> Any:
     return OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
 
 
-def test_the_folder_says_what_the_run_is(run_dir: Path) -> None:
-    assert stored(run_dir) == SETTINGS
-    assert [file.name for file in run_dir.iterdir()] == ["config.yaml"]
+def test_the_folder_says_what_the_run_is(tmp_path: Path) -> None:
+    open_run_dir(make_run(tmp_path / "run"))
+    assert stored(tmp_path / "run") == SETTINGS
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
 
 
 def test_the_same_configuration_may_start_again(run_dir: Path) -> None:
     open_run_dir(make_run(run_dir))
+
+
+def test_a_run_that_has_made_no_step_may_be_corrected(run_dir: Path) -> None:
+    (run_dir / "metrics.jsonl").write_text("")  # the run was started, and stopped in its first step
+    corrected = make_run(run_dir, model__dim=128)
+    open_run_dir(corrected)
+    assert stored(run_dir) == corrected.settings
+
+
+def test_a_checkpoint_binds_without_rows_too(run_dir: Path) -> None:
+    (run_dir / "metrics.jsonl").unlink()
+    (run_dir / "checkpoint" / "step-40").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"model\.dim"):
+        open_run_dir(make_run(run_dir, model__dim=128))
 
 
 @pytest.mark.parametrize(

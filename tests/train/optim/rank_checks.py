@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
-from tests.train.optim.small_model import CASES, Case, model_of, set_gradients, sharded_model_of, values
+from tests.train.optim.small_model import (
+    CASES,
+    Case,
+    model_of,
+    set_gradients,
+    shard_group,
+    sharded_model_of,
+    values,
+)
+from train.optim.clip import clip_grad_norm_
 from train.optim.config import AdamWConfig, MuonConfig, OptimizerConfig
 from train.optim.exchange import Orthogonalize
 from train.optim.groups import Optimizers, optimizers_config
@@ -38,11 +48,28 @@ class Outcome:
     """Collectives of one Muon step."""
 
 
+@dataclass
+class Clipping:
+    """Of one case. Norms are those of the gradients before they are clipped."""
+
+    expected: float
+    """Norm of all gradients on one rank, summed in float64."""
+    norms: tuple[float, float]
+    """Smallest and largest over ranks."""
+    norm_of_the_world: float
+    """A mistake: the sum over all ranks counts each replica again."""
+    error: float
+    """Of clipping to half of the norm: largest difference of a gradient from half of it, the worst over ranks."""
+    change: float
+    """The same for a limit just above the norm, from the gradient itself."""
+
+
 def run_checks(rank: int, folder: str) -> None:
-    """Rank 0 leaves {check: Outcome or number} in <folder>/outcomes.pt."""
+    """Rank 0 leaves {check: Outcome, Clipping, number or message} in <folder>/outcomes.pt."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE)
-    outcomes: dict[str, Outcome | float | str] = {name: check_case(case) for name, case in CASES.items()}
+    outcomes: dict[str, Outcome | Clipping | float | str] = {name: check_case(case) for name, case in CASES.items()}
+    outcomes |= {f"clip {name}": check_clipping(case) for name, case in CASES.items()}
     outcomes["bfloat16"] = check_bfloat16()
     outcomes["first state_dict"] = check_first_state_dict()
     outcomes["columns"] = check_columns_are_refused()
@@ -64,9 +91,32 @@ def check_case(case: Case) -> Outcome:
     with CommDebugMode() as collectives:
         optimizers.step()
     return Outcome(
-        error=error_against(one_rank_weights(SECTION, steps=2), model, case),
+        error=error_against(one_rank_weights(SECTION, steps=2), model.parameters(), case),
         num_orthogonalized=int(over_ranks(counter.count, dist.ReduceOp.SUM)),
         num_collectives=int(over_ranks(collectives.get_total_counts(), dist.ReduceOp.MAX)),
+    )
+
+
+def check_clipping(case: Case) -> Clipping:
+    gradients = values(seed=1)
+    expected = float(torch.cat([gradient.flatten() for gradient in gradients.values()]).double().norm())
+    model = sharded_model_of(values(seed=0), case)
+
+    def clip(max_norm: float, group: dist.ProcessGroup | None) -> float:
+        set_gradients(model, sharded_model_of(gradients, case))
+        return float(clip_grad_norm_(model.parameters(), max_norm=max_norm, shard_group=group))
+
+    norm_of_the_world = clip(expected, dist.group.WORLD)
+    clip(1.01 * expected, shard_group(case))
+    change = error_against(gradients, gradients_of(model), case)
+    norm = clip(expected / 2, shard_group(case))
+    halves = {name: gradient / 2 for name, gradient in gradients.items()}
+    return Clipping(
+        expected=expected,
+        norms=(over_ranks(norm, dist.ReduceOp.MIN), over_ranks(norm, dist.ReduceOp.MAX)),
+        norm_of_the_world=norm_of_the_world,
+        error=error_against(halves, gradients_of(model), case),
+        change=change,
     )
 
 
@@ -74,7 +124,7 @@ def check_bfloat16() -> float:
     case = CASES["2x2, EP 2"]
     model = sharded_model_of(values(seed=0), case)
     step(build(model, SECTION_BF16), model, case, seed=1)
-    return error_against(one_rank_weights(SECTION_BF16, steps=1), model, case)
+    return error_against(one_rank_weights(SECTION_BF16, steps=1), model.parameters(), case)
 
 
 def check_first_state_dict() -> float:
@@ -82,7 +132,7 @@ def check_first_state_dict() -> float:
     case = CASES["2x2, EP 2"]
     model = sharded_model_of(values(seed=0), case)
     build(model, SECTION).state_dict()
-    return error_against(values(seed=0), model, case)
+    return error_against(values(seed=0), model.parameters(), case)
 
 
 def check_columns_are_refused() -> str:
@@ -110,7 +160,7 @@ def check_resume_on_another_mesh(folder: str) -> float:
     model.load_state_dict(state["model"])
     optimizers.load_state_dict(state["optimizer"])
     step(optimizers, model, after, seed=2)
-    return error_against(one_rank_weights(SECTION, steps=2), model, after)
+    return error_against(one_rank_weights(SECTION, steps=2), model.parameters(), after)
 
 
 def build(model: nn.Module, section: OptimizerConfig, **muon_kwargs: float) -> Optimizers:
@@ -134,11 +184,15 @@ def one_rank_weights(section: OptimizerConfig, *, steps: int) -> dict[str, Tenso
     return {name: param.detach() for name, param in model.named_parameters()}
 
 
-def error_against(expected: dict[str, Tensor], model: nn.Module, case: Case) -> float:
+def error_against(expected: dict[str, Tensor], tensors: Iterable[Tensor], case: Case) -> float:
     """Every rank compares the part that it holds, copies included."""
-    pairs = zip(model.parameters(), sharded_model_of(expected, case).parameters(), strict=True)
+    pairs = zip(tensors, sharded_model_of(expected, case).parameters(), strict=True)
     differences = [(local(got) - local(want)).abs().flatten() for got, want in pairs]
     return over_ranks(float(torch.cat(differences).max()), dist.ReduceOp.MAX)
+
+
+def gradients_of(model: nn.Module) -> list[Tensor]:
+    return [param.grad for param in model.parameters() if param.grad is not None]
 
 
 def local(param: Tensor) -> Tensor:

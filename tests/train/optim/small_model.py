@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -89,6 +90,12 @@ def sharded_model_of(tensors: dict[str, Tensor], case: Case) -> nn.Module:
     fully_shard(experts, mesh=expert_mesh, shard_placement_fn=lambda _: placement)
     fully_shard(model, mesh=_data_parallel(dense, "fsdp"))
     return model
+
+
+def shard_group(case: Case) -> dist.ProcessGroup:
+    """The ranks that together hold one replica of the model."""
+    dense, _ = _meshes(case.replicas, case.ep)
+    return dense.get_group("fsdp")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Muon on 4 ranks, in every layout of the engine, against Muon on one."""
+"""Muon and the clipping of gradients on 4 ranks, in every layout of the engine, against one rank."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
+from launch.ranks import warm_up
 from tests.train.optim.rank_checks import LR, WORLD_SIZE, run_checks
 from tests.train.optim.small_model import CASES, NUM_MATRICES
 
@@ -13,7 +14,8 @@ from tests.train.optim.small_model import CASES, NUM_MATRICES
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("ranks")
-    start_processes(run_checks, args=(str(folder),), nprocs=WORLD_SIZE, start_method="spawn")
+    warm_up()
+    start_processes(run_checks, args=(str(folder),), nprocs=WORLD_SIZE, start_method="forkserver")
     return torch.load(folder / "outcomes.pt", weights_only=False)
 
 
@@ -31,6 +33,31 @@ def test_each_matrix_is_orthogonalized_once_in_the_world(outcomes, case):
 @pytest.mark.parametrize("case", CASES)
 def test_collectives_of_a_step_are_few_and_fixed(outcomes, case):
     assert outcomes[case].num_collectives == CASES[case].collectives
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_rank_finds_the_norm_of_all_gradients(outcomes, case):
+    clipping = outcomes[f"clip {case}"]
+    smallest, largest = clipping.norms
+    assert smallest == largest
+    assert largest == pytest.approx(clipping.expected, rel=1e-6)  # float32 sums
+
+
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.replicas > 1])
+def test_counting_replicas_twice_would_be_seen(outcomes, case):
+    clipping = outcomes[f"clip {case}"]
+    assert clipping.norm_of_the_world == pytest.approx(clipping.expected * CASES[case].replicas ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_clipping_scales_every_gradient_alike(outcomes, case):
+    # gradients are below 4, a float32 there is 2e-7 from the next; and the norm is 1e-6 larger in the division
+    assert outcomes[f"clip {case}"].error < 1e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_below_the_limit_stay_bitwise(outcomes, case):
+    assert outcomes[f"clip {case}"].change == 0.0
 
 
 def test_4_ranks_agree_with_1_rank_in_bfloat16(outcomes):
