@@ -192,6 +192,13 @@ def test_a_resume_does_not_read_where_the_run_started(continued):
     assert [row["step"] for row in result.rows] == [1, 2]
 
 
+def test_another_start_than_that_of_the_run_is_refused(continued, published):
+    run_dir, command = continued
+    result = run([*command, f"checkpoint.initial_load_path={published}"], run_dir=run_dir, num_ranks=1)
+    assert result.exit_codes == [CONFIG_EXIT]
+    assert "checkpoint.initial_load_path: is " in result.output
+
+
 # Bad input
 
 
