@@ -48,11 +48,10 @@ def import_hf(folder: Path, out: Path) -> int:
         raise ConfigError([f"{out} exists; choose another folder"])
     shapes = model_shapes(published_model(folder))
     storage = PublishedStorage(folder, shapes)
-    tensors = storage.read_metadata().state_dict_metadata
     unfinished = out.with_name(out.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        write_checkpoint(unfinished, tensors, lambda shard: storage.read(shard).float(), desc="import")
+        write_checkpoint(unfinished, storage.tensors, lambda shard: storage.read(shard).float(), desc="import")
         shutil.copy(folder / "config.json", unfinished)  # what a run that starts from here is checked against
         commit(unfinished, out)
     finally:

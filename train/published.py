@@ -44,35 +44,31 @@ class Stored(NamedTuple):
 
 
 class PublishedStorage(FileSystemReader):
-    """Reads a folder of published tensors under our names and shapes, as float32 wherever the caller has float32."""
+    """Reads a folder of published tensors under our names and shapes."""
+
+    tensors: dict[str, TensorStorageMetadata]
+    """Our tensors, and the shards that the published ones are of them."""
 
     def __init__(self, folder: Path, shapes: Mapping[str, Sequence[int]]):
         """shapes: our names -> whole shapes. Raises ConfigError, with every problem, where the folder differs."""
         super().__init__(folder)
-        self._shapes = shapes
+        parts = {name: pieces(name, shape) for name, shape in shapes.items()}
         self._stored = stored_tensors(folder)
-        expected = {piece.name: piece.shape for name, shape in shapes.items() for piece in pieces(name, shape)}
-        problems = shape_problems({name: stored.shape for name, stored in self._stored.items()}, expected)
-        problems += [
-            f"{name}: got {stored.dtype}, expected one of {', '.join(DTYPES)}"
-            for name, stored in self._stored.items()
-            if stored.dtype not in DTYPES
-        ][:1]
-        if problems:
-            raise ConfigError([f"{folder}: {problem}" for problem in problems])
+        _check(folder, self._stored, [piece for part in parts.values() for piece in part])
+        self.tensors = {
+            name: TensorStorageMetadata(
+                properties=TensorProperties(dtype=torch.float32),
+                size=torch.Size(shapes[name]),
+                chunks=[ChunkStorageMetadata(torch.Size(piece.offsets), torch.Size(piece.sizes)) for piece in part],
+            )
+            for name, part in parts.items()
+        }
+        self.storage_data: dict[MetadataIndex, Piece] = {
+            MetadataIndex(name, piece.offsets): piece for name, part in parts.items() for piece in part
+        }
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        tensors: dict[str, Any] = {}
-        self.storage_data: dict[MetadataIndex, Piece] = {}
-        for name, shape in self._shapes.items():
-            parts = pieces(name, shape)
-            tensors[name] = TensorStorageMetadata(
-                properties=TensorProperties(dtype=torch.float32),
-                size=torch.Size(shape),
-                chunks=[ChunkStorageMetadata(torch.Size(part.offsets), torch.Size(part.sizes)) for part in parts],
-            )
-            self.storage_data |= {MetadataIndex(name, part.offsets): part for part in parts}
-        return Metadata(tensors, storage_data=self.storage_data)
+        return Metadata(dict(self.tensors), storage_data=self.storage_data)
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         for item in plan.items:
@@ -85,13 +81,24 @@ class PublishedStorage(FileSystemReader):
         return done
 
     def read(self, shard: MetadataIndex, *box: slice) -> Tensor:
-        """A stored shard of one of our tensors, or a box of it, in the dtype of the file."""
+        """A shard of one of our tensors, or a box of it, in the dtype of the file."""
         piece = self.storage_data[shard]
         with safe_open(self._stored[piece.name].file, framework="pt") as file:
             tensor = file.get_slice(piece.name)
             if piece.expert_id is None:
                 return tensor[box or ...]
-            return tensor[box[1:] or ...].unsqueeze(0)  # one row of a stack, so the first slice takes all of it
+            return tensor[box[1:] or ...].unsqueeze(0)  # a shard is one row of the stack, which box[0] takes whole
+
+
+def _check(folder: Path, stored: Mapping[str, Stored], expected: Sequence[Piece]) -> None:
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    problems = shape_problems(shapes, {piece.name: piece.shape for piece in expected})
+    for name, tensor in stored.items():
+        if tensor.dtype not in DTYPES:
+            problems.append(f"{name}: got {tensor.dtype}, expected one of {', '.join(DTYPES)}")
+            break  # a quantized model has thousands of them
+    if problems:
+        raise ConfigError([f"{folder}: {problem}" for problem in problems])
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -125,7 +132,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that the index names, or the only one there is. Raises ConfigError where one is missing."""
     index = folder / INDEX
     if index.is_file():
-        files = sorted({folder / file for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        files = sorted(folder / file for file in set(read_json(index).get("weight_map", {}).values()))
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise ConfigError([f"{index} names {name}, which is not there; download it" for name in missing])
@@ -138,9 +145,16 @@ def weight_files(folder: Path) -> list[Path]:
 def published_model(folder: Path) -> ModelConfig:
     """The architecture of a published folder. Raises ConfigError, naming the key, for one that this model is not."""
     path = folder / "config.json"
+    config = read_json(path)
     try:
-        return model_config(json.loads(path.read_text(encoding="utf-8")))
+        return model_config(config)
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ConfigError for a file that is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError([f"{path}: cannot be read ({error}); expected the config of a published model"]) from error
+        raise ConfigError([f"{path}: cannot be read ({error}); download it again"]) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import IOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class CheckpointReader:
         for shard in tensor.chunks:
             begin = shard.offsets[0]
             start, stop = max(first, begin), min(last, begin + shard.sizes[0])
-            if start < stop:
+            if start < stop and shard.sizes.numel():  # the last of uneven shards may be empty
                 values = self._read_rows(name, shard, start - begin, stop - begin, dtype=out.dtype)
                 inner = (slice(at, at + size) for at, size in zip(shard.offsets[1:], shard.sizes[1:], strict=True))
                 out[(slice(start - first, stop - first), *inner)] = values
@@ -81,7 +82,7 @@ class CheckpointReader:
         """Where in `file` the numbers of a stored shard begin: it is an archive of `torch.save`, one of many."""
         key = (place.relative_path, place.offset)
         if key not in self._first_bytes:
-            view = _create_file_view(file, place.offset, place.length)  # type: ignore[arg-type]
+            view: Any = _create_file_view(cast(IOBase, file), place.offset, place.length)
             try:
                 stored = torch.load(view, map_location="meta", weights_only=True)  # meta: only the archive's directory
             except RuntimeError as error:

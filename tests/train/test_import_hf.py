@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import AfmoeConfig, AfmoeForCausalLM
 
 from tests.train.runs import run
 from tests.train.small import SEQ_LEN, mesh, small_settings
+from train.build import trainer_config
 from train.config import check, compose
 from train.errors import CONFIG_EXIT, ConfigError
 from train.export import export
@@ -213,7 +215,15 @@ def test_a_run_refuses_what_it_cannot_start_from_on_every_rank(small, published,
     assert not (tmp_path / "run/checkpoint").exists()
 
 
-Damage = Callable[[Path], None]
+def test_torchtitans_flag_for_hugging_face_folders_is_refused(small, published):
+    """It would promise that a folder is read by its rules."""
+    flags = ["checkpoint.initial_load_in_hf=true", "checkpoint.initial_load_model_only=true"]
+    command = [*small, *mesh(shards=1, expert_ranks=1), *flags, f"checkpoint.initial_load_path={published}"]
+    with pytest.raises(ConfigError, match=r"checkpoint\.initial_load_in_hf: must be false; the folder shows what"):
+        trainer_config(check(compose(command)))
+
+
+Damage = Callable[[Path], object]
 
 
 def in_config(**changes: Any) -> Damage:
@@ -267,7 +277,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "layer types": (in_config(layer_types=["full_attention"] * 4), "layer_types: not supported"),
     "a key is missing": (in_config(num_experts=...), "num_experts: is missing"),
     "no sense": (in_config(num_experts_per_tok=9), "top_k=9 exceeds num_experts=8"),
-    "no JSON": (lambda folder: (folder / "config.json").write_text("{") and None, "config.json: cannot be read"),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be read"),
     "no weights": (remove_weights, "has no weights: neither model.safetensors.index.json nor model.safetensors"),
     "a file is missing": (
         lambda folder: sorted(folder.glob("*.safetensors"))[1].unlink(),
@@ -326,9 +336,8 @@ def test_an_import_does_not_touch_what_is_there(published, tmp_path, capsys):
 @pytest.mark.parametrize("kind", ["published", "imported", "trained"])
 def test_a_run_of_another_model_is_refused_by_the_key(kind, changes, message, model, request):
     source = request.getfixturevalue(kind)
-    other = ModelConfig(**{field: getattr(model, field) for field in ModelConfig.__dataclass_fields__} | changes)
     with pytest.raises(ConfigError) as refusal:
-        check_initial(source, other)
+        check_initial(source, replace(model, **changes))
     assert any(message in problem for problem in refusal.value.problems)
     assert all(str(source) in problem for problem in refusal.value.problems)
 
@@ -342,9 +351,6 @@ def test_a_checkpoint_without_a_tensor_is_refused(imported, model, tmp_path):
     """Of a run whose directory is gone, so that shapes are all there is."""
     shutil.copytree(imported, tmp_path / "step-1")
     (tmp_path / "step-1/config.json").unlink()
-    other = ModelConfig(
-        **{field: getattr(model, field) for field in ModelConfig.__dataclass_fields__} | {"num_layers": 5}
-    )
     check_initial(tmp_path / "step-1", model)
     with pytest.raises(ConfigError, match=r"layers\.4\.attention_norm\.weight: is missing, expected \[16\]"):
-        check_initial(tmp_path / "step-1", other)
+        check_initial(tmp_path / "step-1", replace(model, num_layers=5))
