@@ -20,7 +20,13 @@ BEGIN, END, PAD, IM_END = SPECIAL_TOKENS = ("<|begin_of_text|>", "<|end_of_text|
 # quadratic time on a page of digits.
 _DIGIT_RUN = r"\p{N}{1,510}"
 _DIGIT_GROUP = r"\p{N}{1,3}(?=(?:\p{N}{3})*$)"
-_NO_SPACES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Hangul}]+"
+# Blocks, not scripts: exactly the ranges that llama.cpp has for `afmoe`, so that a served model sees the pieces of its
+# training. They differ from the scripts in Thai (only from U+0E40 on) and in signs such as the long vowel U+30FC.
+_NO_SPACES = (
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf"  # Han, kana
+    "\u0e40-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff"  # Thai, Lao, Khmer, Myanmar
+    "\uac00-\ud7af\u1100-\u11ff]+"  # Hangul
+)
 _WORD = (  # the pattern of DeepSeek-V3
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
     r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"

@@ -35,6 +35,17 @@ WARM = multiprocessing.get_context("forkserver")
 """Makes processes that have imported the engine."""
 WARM.set_forkserver_preload(["train.build", "train.export"])
 
+ENVIRONMENT = {
+    # glibc gives large tensors back to the system when they are freed, and the next ones fault their pages in again;
+    # huge pages fault in once where small ones do 512 times.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # Else torch asks the CUDA driver whether there is a GPU, and a fork of a process that did cannot use it.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+"""Of the server, and so of what it forks, unless the user has set it."""
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Those that the launcher hands on to its ranks."""
 LINGER_S = 0.5
@@ -55,20 +66,23 @@ class Stopped(Exception):
 
 def warm_up() -> None:
     """Starts the server. Returns at once."""
-    # glibc gives large tensors back to the system when they are freed, and the next ones fault their pages in again;
-    # huge pages fault in once where small ones do 512 times.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 * 2**30))
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    # Else torch asks the CUDA driver whether there is a GPU, and a fork of a process that did cannot use it.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    resource_tracker.ensure_running()  # the server would start it, and starting it unblocks SIGINT
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _start_resource_tracker()  # the server would start it, and that unblocks SIGINT
     # Ctrl-C goes to all processes of the terminal; in the server it would end in a traceback of whatever it imports.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start_resource_tracker() -> None:
+    """Python's own process that removes the semaphores of killed ones. It would warn of them at the end, too."""
+    before = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    resource_tracker.ensure_running()
+    os.environ["PYTHONWARNINGS"] = before  # empty is the same as unset
 
 
 def run_warm(main: Main, arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -152,23 +153,20 @@ def _first_line(error: Exception) -> str:
 
 def check(settings: dict[str, Any]) -> Run:
     """Validates every section, then the rules across sections. Raises ConfigError with every problem found."""
-    from train.rules import broken_rules
-
-    problems: list[str] = [
-        f"{name}: unknown section{_suggestion(name, SECTIONS)}" for name in settings if name not in SECTIONS
-    ]
-    sections: dict[str, Any] = {}
-    for name in SECTIONS:
-        try:
-            sections[name] = _validate(name, settings.get(name, {}))
-        except ConfigError as error:
-            problems += error.problems
+    problems: list[str] = []
+    sections = _sections(settings, SECTIONS, problems)
     timeline = _timeline(sections, problems)
-    problems += broken_rules(sections, settings)
-    if problems:
-        raise ConfigError(problems)
+    _refuse_broken_rules(sections, settings, problems)
     assert timeline is not None
     return Run(settings, sections, timeline)
+
+
+def check_sections(settings: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Some sections and the rules among them, for a command that starts no run. Raises ConfigError as `check` does."""
+    problems: list[str] = []
+    sections = _sections(settings, names, problems)
+    _refuse_broken_rules(sections, settings, problems)
+    return sections
 
 
 def load_run(run_dir: str | Path) -> Run:
@@ -179,6 +177,27 @@ def load_run(run_dir: str | Path) -> Run:
     settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     settings["run"]["dir"] = str(run_dir)  # type: ignore[index]  (the folder may have been moved)
     return check(settings)  # type: ignore[arg-type]
+
+
+def _sections(settings: dict[str, Any], names: Iterable[str], problems: list[str]) -> dict[str, Any]:
+    """The named sections that validate; what is wrong with the others, and sections unknown, go to `problems`."""
+    problems += [f"{name}: unknown section{_suggestion(name, SECTIONS)}" for name in settings if name not in SECTIONS]
+    sections: dict[str, Any] = {}
+    for name in names:
+        try:
+            sections[name] = _validate(name, settings.get(name, {}))
+        except ConfigError as error:
+            problems += error.problems
+    return sections
+
+
+def _refuse_broken_rules(sections: dict[str, Any], settings: dict[str, Any], problems: list[str]) -> None:
+    """Raises ConfigError with `problems` and the rules that do not hold, if there are any."""
+    from train.rules import broken_rules
+
+    problems = [*problems, *broken_rules(sections, settings)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _timeline(sections: dict[str, Any], problems: list[str]) -> Timeline | None:

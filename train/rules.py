@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torchtitan.tools.utils import get_cuda_flash_attention_impl
 
 from data_pipelines.config import CorpusOptions, source_names
 from data_pipelines.plan import mix_problems
@@ -156,9 +158,32 @@ def seed_is_set(run: Any) -> str | None:
     return "debug.seed: must be a number; weights and data order follow from it" if run.debug.seed is None else None
 
 
-def flex_needs_cuda(run: Any) -> str | None:
-    if run.model.attention == "flex" and not torch.cuda.is_available():
-        return "model.attention=flex: needs a CUDA device (FlexAttention has no backward on CPU); set auto or sdpa"
+def attention_needs_cuda(run: Any) -> str | None:
+    if run.model.attention in ("flex", "varlen") and not torch.cuda.is_available():
+        return (
+            f"model.attention={run.model.attention}: needs a CUDA device, and this machine has none; set auto or sdpa "
+            "(FlexAttention has no backward pass on a CPU, FlashAttention not even a forward pass)"
+        )
+    return None
+
+
+def varlen_attention_is_installed(run: Any) -> str | None:
+    """torchtitan takes the FlashAttention of the GPU's generation: that of torch up to Ampere, packages from Hopper."""
+    if run.model.attention != "varlen":
+        return None
+    packages = {None: "torch.nn.attention.varlen", "FA3": "flash_attn_interface", "FA4": "flash_attn"}
+    package = packages[get_cuda_flash_attention_impl()]
+    if find_spec(package) is None:
+        return f"model.attention=varlen: needs {package}, which is not installed for this GPU; install it or set flex"
+    return None
+
+
+def varlen_attention_is_bfloat16(run: Any) -> str | None:
+    if run.model.attention == "varlen" and run.training.mixed_precision_param != "bfloat16":
+        return (
+            f"training.mixed_precision_param={run.training.mixed_precision_param}: model.attention=varlen would round "
+            "to bfloat16 all the same; set bfloat16, or another backend"
+        )
     return None
 
 
@@ -182,7 +207,9 @@ RULES: tuple[Rule, ...] = (
     cuda_graphs_are_off,
     checkpoints_are_resumable,
     seed_is_set,
-    flex_needs_cuda,
+    attention_needs_cuda,
+    varlen_attention_is_installed,
+    varlen_attention_is_bfloat16,
     stop_lies_in_the_run,
 )
 

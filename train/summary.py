@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from train.amounts import format_tokens
-from train.config import Run
+from train.config import Run, world_size
 from train.timeline import split_batch
+
+
+def mesh(parallelism: Any) -> str:
+    """The `parallelism` section in words."""
+    ranks, replicas = world_size(parallelism), parallelism.data_parallel_replicate_degree
+    if ranks == 1:
+        return "1 rank"
+    return (
+        f"{ranks:,} ranks: {replicas} replicas x {ranks // replicas} shards, "
+        f"experts over {parallelism.expert_parallel_degree}"
+    )
 
 
 def summary(run: Run) -> str:
@@ -14,9 +27,7 @@ def summary(run: Run) -> str:
     lines = [
         f"run            {run.section('run').name} in {run.run_dir}",
         f"model          {run.section('model').name}",
-        f"mesh           {run.world_size:,} ranks: {parallelism.data_parallel_replicate_degree} replicas x "
-        f"{run.world_size // parallelism.data_parallel_replicate_degree} shards, "
-        f"experts over {parallelism.expert_parallel_degree}",
+        f"mesh           {mesh(parallelism)}",
         f"steps          {timeline.num_steps:,}, {timeline.num_windows * seq_len:,} tokens in windows of {seq_len:,}",
     ]
     for number, name in timeline.phase_end_steps.items():

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
+from typing import NamedTuple
 
 import pytest
 from torch.distributed.launcher.api import LaunchConfig
@@ -51,11 +52,13 @@ def server() -> None:
 
 def note_and_wait(arguments: list[str]) -> int:
     """Leaves a file named after this process in a folder."""
+    lock = multiprocessing.RLock()  # as tqdm makes one: a killed process leaves its semaphore
     print("this is rank", os.environ.get("RANK"), flush=True)
     Path(arguments[0], f"{os.getpid()}.pid").touch()
     try:
         time.sleep(60)
     finally:
+        del lock
         print("no signal gives a rank the time to say this", file=sys.stderr)
     return 0
 
@@ -163,19 +166,22 @@ def test_a_rank_computes_with_omp_num_threads_or_its_share_of_the_cores(
 
 @contextmanager
 def program(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """PROGRAM in a process group of its own, as a shell starts a command, once both ranks wait. It writes to files."""
+    """PROGRAM in a process group of its own, as a shell starts a command, once both ranks wait."""
     command = [sys.executable, "-c", PROGRAM, str(folder)]
-    with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
-        launcher = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, start_new_session=True
-        )
-    try:
-        assert holds(lambda: len(running(folder)) == 2, within_s=60), (folder / "stderr").read_text()
-        yield launcher
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(launcher.pid, signal.SIGKILL)
-        launcher.wait()
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as launcher:
+        try:
+            assert holds(lambda: len(running(folder)) == 2, within_s=60)
+            yield launcher
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(launcher.pid, signal.SIGKILL)
+
+
+def words(launcher: subprocess.Popen[str]) -> tuple[str, str]:
+    """(stdout, stderr) of a launcher and all its processes, when the last of them has ended."""
+    return launcher.communicate(timeout=10)
 
 
 def holds(condition: Callable[[], bool], *, within_s: float) -> bool:
@@ -200,38 +206,44 @@ def state(pid: str) -> str | None:
         return None
 
 
+class Ended(NamedTuple):
+    folder: Path
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture(scope="module")
-def terminated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """(folder, exit code) of a launcher after SIGHUP, which nohup lets it outlive, and SIGTERM, to it alone."""
+def terminated(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A launcher after SIGHUP, which nohup lets it outlive, and SIGTERM, to it alone."""
     folder = tmp_path_factory.mktemp("terminated")
     with program(folder) as launcher:
         launcher.send_signal(signal.SIGHUP)
         assert not holds(lambda: len(running(folder)) < 2, within_s=0.5)
         launcher.send_signal(signal.SIGTERM)
-        exit_code = launcher.wait(timeout=10)
-        assert holds(lambda: not running(folder), within_s=5)
-    return folder, exit_code
+        stdout, stderr = words(launcher)
+        assert not running(folder)
+        return Ended(folder, launcher.returncode, stdout, stderr)
 
 
-def test_only_rank_0_is_heard_and_the_others_are_in_files(terminated: tuple[Path, int]) -> None:
-    folder, _ = terminated
-    assert (folder / "stdout").read_text() == "this is rank 0\n"
-    (log,) = folder.glob("run/logs/*/attempt_0/1/stdout.log")
+def test_only_rank_0_is_heard_and_the_others_are_in_files(terminated: Ended) -> None:
+    assert terminated.stdout == "this is rank 0\n"
+    (log,) = terminated.folder.glob("run/logs/*/attempt_0/1/stdout.log")
     assert log.read_text() == "this is rank 1\n"
 
 
-def test_a_signal_to_the_launcher_ends_the_ranks_with_one_message(terminated: tuple[Path, int]) -> None:
-    folder, exit_code = terminated
-    assert exit_code == 128 + signal.SIGTERM
-    assert (folder / "stderr").read_text() == f"stopped by SIGTERM. {RESUME_ADVICE}\n"
+def test_a_signal_to_the_launcher_ends_the_ranks_with_one_message(terminated: Ended) -> None:
+    assert terminated.exit_code == 128 + signal.SIGTERM
+    assert terminated.stderr == f"stopped by SIGTERM. {RESUME_ADVICE}\n"
 
 
 def test_ctrl_c_ends_the_ranks_with_one_message(tmp_path: Path) -> None:
     with program(tmp_path) as launcher:
         os.killpg(launcher.pid, signal.SIGINT)  # a terminal sends it to all: launcher, server, ranks
-        assert launcher.wait(timeout=10) == 128 + signal.SIGINT
-        assert holds(lambda: not running(tmp_path), within_s=5)
-    assert (tmp_path / "stderr").read_text() == f"stopped by SIGINT. {RESUME_ADVICE}\n"
+        _, stderr = words(launcher)
+        assert not running(tmp_path)
+    assert launcher.returncode == 128 + signal.SIGINT
+    assert stderr == f"stopped by SIGINT. {RESUME_ADVICE}\n"
 
 
 def test_a_killed_launcher_leaves_no_rank_behind(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from train.config import Run, check, compose, load_run
+from train.config import Run, check, check_sections, compose, load_run
 from train.errors import ConfigError
 
 
@@ -191,6 +191,44 @@ def test_what_follows_from_the_schedule_cannot_be_set_by_hand(keys: list[str]) -
 )
 def test_what_cannot_work_is_refused(override: str, expected: str) -> None:
     assert any(expected in problem for problem in problems_of(override))
+
+
+@pytest.mark.parametrize("backend", ["flex", "varlen"])
+def test_attention_that_needs_a_gpu_is_refused_without_one(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    problem = only_problem_of(f"model.attention={backend}", "training.mixed_precision_param=bfloat16")
+    assert problem.startswith(f"model.attention={backend}: needs a CUDA device, and this machine has none; set auto")
+
+
+@pytest.mark.parametrize(
+    ("generation", "package"),
+    [(None, "torch.nn.attention.varlen"), ("FA3", "flash_attn_interface"), ("FA4", "flash_attn")],
+)
+def test_varlen_attention_without_its_package_is_refused(
+    generation: str | None, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("train.rules.get_cuda_flash_attention_impl", lambda: generation)
+    monkeypatch.setattr("train.rules.find_spec", lambda name: None if name == package else object())
+    problem = only_problem_of("model.attention=varlen", "training.mixed_precision_param=bfloat16")
+    assert problem.startswith(f"model.attention=varlen: needs {package}, which is not installed for this GPU")
+    assert problem.endswith("install it or set flex")
+
+
+def test_varlen_attention_computes_in_bfloat16_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("train.rules.get_cuda_flash_attention_impl", lambda: None)
+    problem = only_problem_of("model.attention=varlen", "training.mixed_precision_param=float32")
+    assert problem.startswith("training.mixed_precision_param=float32: model.attention=varlen would round to bfloat16")
+    check_smoke("model.attention=varlen", "training.mixed_precision_param=bfloat16")
+
+
+def test_some_sections_are_checked_alone() -> None:
+    settings = compose(["experiment=smoke", "schedule.zzz=1", "model.top_k=99", "modl.dim=3"])
+    with pytest.raises(ConfigError) as refusal:
+        check_sections(settings, ["model"])
+    assert [problem.split(":")[0] for problem in refusal.value.problems] == ["modl", "model"]
+    assert list(check_sections(compose(["experiment=smoke", "schedule.zzz=1"]), ["model"])) == ["model"]
 
 
 def test_an_experiment_that_is_not_there_lists_those_that_are() -> None:

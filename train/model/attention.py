@@ -1,10 +1,16 @@
-"""Gated grouped-query attention and its two backends. Extends torchtitan's GQAttention.
+"""Gated grouped-query attention and its three backends. Extends torchtitan's GQAttention.
+
+    backend   runs on   a layer's module            a batch's masks, one for each kind of layer
+    flex      CUDA      FlexAttention               block masks
+    varlen    CUDA      VarlenAttention, bfloat16   where documents begin; the window belongs to the module
+    sdpa      all       DenseMaskAttention          [B, 1, L, L]
 
 B = batch, L = sequence, D = model width, N = heads, H = head width.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +19,10 @@ from torch.nn.attention.flex_attention import BlockMask, and_masks
 from torchtitan.models.common.attention import (
     FlexAttention,
     GQAttention,
+    VarlenAttention,
+    VarlenMetadata,
     create_attention_mask,
+    create_varlen_metadata_for_document,
     get_causal_mask_mod,
     get_document_mask_mod,
     get_efficient_causal_mask_mod_for_packed_document,
@@ -27,7 +36,7 @@ from torchtitan.protocols.module import Module
 LOCAL, GLOBAL = "local", "global"
 """Keys of the two masks of a batch."""
 
-Mask = Tensor | BlockMask
+Mask = Tensor | BlockMask | VarlenMetadata
 
 
 class GatedAttention(GQAttention):
@@ -71,7 +80,7 @@ class GatedAttention(GQAttention):
 
 
 class DenseMaskAttention(Module):
-    """`scaled_dot_product_attention` under a dense boolean mask; FlexAttention has no backward on CPU."""
+    """`scaled_dot_product_attention` under a dense mask; FlexAttention has no backward on CPU."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -94,25 +103,48 @@ class DenseMaskAttention(Module):
             q_BLNH.transpose(1, 2),
             k_BLNH.transpose(1, 2),
             v_BLNH.transpose(1, 2),
-            attn_mask=attention_masks,
+            attn_mask=attention_masks.to(q_BLNH.dtype),  # kernels on CUDA insist; 0 and -inf are exact in any
             scale=scale,
             enable_gqa=enable_gqa,
         )
         return out_BNLH.transpose(1, 2)
 
 
+def inner_attention(backend: Literal["flex", "varlen", "sdpa"], *, window: int | None) -> Module.Config:
+    """What weighs the values in a layer whose tokens see `window` tokens, or all before them (None)."""
+    if backend == "flex":
+        return FlexAttention.Config()
+    if backend == "varlen":
+        return VarlenAttention.Config(window_size=(-1 if window is None else window - 1, 0))  # left of the token itself
+    return DenseMaskAttention.Config()
+
+
 def build_masks(positions_BL: Tensor, *, window: int, backend: Module.Config) -> Mapping[str, Mask]:
-    """The two masks of a batch, for all layers: causal within documents, and the same within `window` tokens.
+    """The masks of a batch, for all layers: causal within documents, and the same within `window` tokens.
 
     positions_BL: int64, 0 where a document starts. Token t of a local layer sees t - window + 1 .. t.
+    backend: the inner attention of any layer.
     """
     if isinstance(backend, FlexAttention.Config):
         return _block_masks(positions_BL, window=window, block_size=backend.block_size)
-    return dense_masks(positions_BL, window=window)
+    if isinstance(backend, VarlenAttention.Config):
+        return dict.fromkeys((GLOBAL, LOCAL), create_varlen_metadata_for_document(positions_BL))
+    return _dense_masks(positions_BL, window=window)
 
 
-def dense_masks(positions_BL: Tensor, *, window: int) -> dict[str, Tensor]:
-    """Boolean masks [B, 1, L, L], True where the query (third axis) sees the key (fourth)."""
+def _dense_masks(positions_BL: Tensor, *, window: int) -> dict[str, Tensor]:
+    """What is added to the score of a query (third axis) and a key (fourth): 0, or -inf. Float32 [B, 1, L, L].
+
+    `scaled_dot_product_attention` makes the same of a boolean mask, but in every layer anew: 3 % of a smoke step.
+    """
+    return {
+        key: torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+        for key, mask in visible(positions_BL, window=window).items()
+    }
+
+
+def visible(positions_BL: Tensor, *, window: int) -> dict[str, Tensor]:
+    """Boolean [B, 1, L, L]: whether the query (third axis) sees the key (fourth)."""
     document = get_document_mask_mod(positions_BL)
     causal, near = get_causal_mask_mod(), get_sliding_window_mask_mod(window)
     B, L = positions_BL.shape

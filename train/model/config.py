@@ -54,8 +54,9 @@ class ModelConfig:
     """Whether embeddings are multiplied by sqrt(dim) (`mup_enabled` of the published configs)."""
     max_seq_len: int = 131_072
     """Longest sequence the model may be asked for; training.seq_len must fit."""
-    attention: Literal["auto", "flex", "sdpa"] = "auto"
-    """Attention backend: `flex` needs CUDA, `sdpa` (dense masks) runs anywhere, `auto` picks by device."""
+    attention: Literal["auto", "flex", "varlen", "sdpa"] = "auto"
+    """Attention backend: `flex` and `varlen` (FlashAttention, bfloat16) need CUDA, `sdpa` (dense masks) runs anywhere,
+    `auto` is flex on CUDA and sdpa elsewhere."""
 
     def __post_init__(self) -> None:
         positive = ("vocab_size", "dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "dense_hidden_dim")

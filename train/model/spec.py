@@ -1,9 +1,7 @@
 """ModelConfig -> torchtitan's config tree and ModelSpec."""
 
-from typing import Literal
-
 import torch
-from torchtitan.models.common.attention import FlexAttention, QKVLinear
+from torchtitan.models.common.attention import QKVLinear
 from torchtitan.models.common.config_utils import make_ffn_config, make_router_config, make_token_dispatcher_config
 from torchtitan.models.common.embedding import Embedding
 from torchtitan.models.common.feed_forward import FeedForward
@@ -13,10 +11,9 @@ from torchtitan.models.common.nn_modules import RMSNorm
 from torchtitan.models.common.param_init import skip_param_init
 from torchtitan.models.common.rope import CosSinRoPE
 from torchtitan.protocols.model_spec import ModelSpec
-from torchtitan.protocols.module import Module
 
 from train.model.afmoe import Afmoe, AfmoeBlock
-from train.model.attention import DenseMaskAttention, GatedAttention
+from train.model.attention import GatedAttention, inner_attention
 from train.model.config import ModelConfig
 from train.model.head import Head
 from train.model.moe import Experts, Float32Linear, MoE
@@ -70,6 +67,9 @@ def _block(model: ModelConfig, layer_id: int, *, seq_len: int) -> AfmoeBlock.Con
 
 def _attention(model: ModelConfig, layer_id: int, *, seq_len: int) -> GatedAttention.Config:
     q_dim, kv_dim = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    is_global = model.is_global(layer_id)
+    # the one place that asks what machine this is
+    backend = model.attention if model.attention != "auto" else "flex" if torch.cuda.is_available() else "sdpa"
     return GatedAttention.Config(
         dim=model.dim,
         n_heads=model.num_heads,
@@ -80,18 +80,11 @@ def _attention(model: ModelConfig, layer_id: int, *, seq_len: int) -> GatedAtten
         ),
         qk_norm=_norm(model, model.head_dim),
         rope=CosSinRoPE.Config(dim=model.head_dim, max_seq_len=seq_len, theta=model.rope_theta),
-        inner_attention=_inner_attention(model.attention),
+        inner_attention=inner_attention(backend, window=None if is_global else model.sliding_window),
         gate=_linear(model.dim, q_dim),
         wo=_linear(q_dim, model.dim),
-        is_global=model.is_global(layer_id),
+        is_global=is_global,
     )
-
-
-def _inner_attention(backend: Literal["auto", "flex", "sdpa"]) -> Module.Config:
-    """The one place that asks what machine this is: FlexAttention cannot train on a CPU."""
-    if backend == "flex" or (backend == "auto" and torch.cuda.is_available()):
-        return FlexAttention.Config()
-    return DenseMaskAttention.Config()
 
 
 def _moe(model: ModelConfig) -> MoE.Config:

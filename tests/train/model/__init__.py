@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from torch import Tensor
 from torchtitan.distributed.utils import set_spmd_backend
 from transformers import AfmoeForCausalLM
 
+from train.config import CONFIGS
 from train.model.afmoe import Afmoe, moe_layers
 from train.model.config import ModelConfig
-from train.model.hf import hf_config, to_hf
+from train.model.hf import TRAINING_ONLY, hf_config, to_hf
 from train.model.spec import afmoe_config
+
+# Without a padding token: transformers would give its embedding no gradient.
+TOKEN_IDS: dict[str, int | None] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
 
 
 def tiny_config(**changes: Any) -> ModelConfig:
@@ -41,6 +48,13 @@ def tiny_config(**changes: Any) -> ModelConfig:
     return ModelConfig(**{**numbers, **changes})
 
 
+def family_config(name: str) -> ModelConfig:
+    """A model of configs/model."""
+    settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml"))
+    assert isinstance(settings, dict)
+    return ModelConfig(**{str(key): value for key, value in settings.items()})
+
+
 def build_model(config: ModelConfig, *, seq_len: int, seed: int = 0) -> Afmoe:
     """Weights at step 0, but biases that change which experts are chosen, and gains that differ."""
     set_spmd_backend("partial_dtensor")
@@ -64,8 +78,7 @@ def load_in_transformers(
     model: Afmoe, config: ModelConfig, folder: Path, *, seq_len: int
 ) -> tuple[Any, dict[str, Any]]:
     """`model` as AfmoeForCausalLM by way of exported files, and what transformers says about their names."""
-    token_ids: dict[str, int | None] = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    exported = hf_config(config, seq_len=seq_len, speed=1e-3, token_ids=token_ids, dtype="float32")
+    exported = hf_config(config, seq_len=seq_len, speed=1e-3, token_ids=TOKEN_IDS, dtype="float32")
     (folder / "config.json").write_text(json.dumps(exported))
     tensors = {name: tensor.detach().clone() for name, tensor in to_hf(model.state_dict().items())}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -73,3 +86,13 @@ def load_in_transformers(
         folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )
     return loaded
+
+
+@torch.no_grad()
+def load_published_(model: Afmoe, tensors: Mapping[str, Tensor]) -> None:
+    """Fills `model` from tensors of the published layout, by asking to_hf what each of ours is called there."""
+    for name, ours in model.state_dict().items():
+        if name.endswith(TRAINING_ONLY):
+            continue
+        published = [tensors[theirs] for theirs, _ in to_hf([(name, ours)])]
+        ours.copy_(torch.stack(published) if ours.ndim == 3 else published[0])

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torchtitan.config import ParallelismConfig, TrainingConfig
 
-from tests.train.model import tiny_config
+from launch.ranks import WARM, warm_up
+from tests.train.model import family_config, tiny_config
+from tests.train.model.rank_checks import (
+    CASES,
+    WORLD_SIZE,
+    Outcome,
+    held_by_this_rank,
+    run_checks,
+    sharded_model,
+)
 from train.model import init
 from train.model.afmoe import Afmoe
+from train.model.blueprint import blueprint, pretended_ranks
 from train.model.init import block_seed, initialize_parameters_
 from train.model.spec import afmoe_config
 
@@ -20,6 +38,69 @@ def fresh(seed: int = 0, **changes: object) -> Afmoe:
     model = afmoe_config(tiny_config(**changes), seq_len=SEQ_LEN, seed=seed).build()
     model.init_states()
     return model
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
+    """Of each rank, by case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    warm_up()
+    ranks = [WARM.Process(target=run_checks, args=(rank, str(folder))) for rank in range(WORLD_SIZE)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(WORLD_SIZE)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_mesh_and_expert_degree_has_the_bits_of_one_process(
+    outcomes: list[dict[str, Outcome]], case: str
+) -> None:
+    assert [of_rank[case].wrong for of_rank in outcomes] == [[]] * WORLD_SIZE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pretended_rank_holds_what_a_real_one_does(outcomes: list[dict[str, Outcome]], case: str) -> None:
+    for rank, of_rank in enumerate(outcomes):
+        with pretended_ranks(WORLD_SIZE, rank=rank):
+            assert held_by_this_rank(sharded_model(CASES[case])) == of_rank[case].held
+
+
+class LargestNew(TorchDispatchMode):
+    """Elements of the largest tensor that does not lie in one of the `given`."""
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if type(tensor) is Tensor and tensor.untyped_storage().data_ptr() not in self.given:
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_a_rank_of_a_large_model_draws_one_block_at_a_time() -> None:
+    # Mini's widths on 512 ranks: a rank holds 1,564 rows of the embedding and one expert of each stack of 128. The
+    # largest block is one expert, or 256 rows of the dense w2: 1024 x 2048 > 256 x 6144. A stack is 128 times that.
+    config = replace(family_config("trinity_mini"), num_layers=2, num_dense_layers=1, attention="sdpa")
+    parallelism = ParallelismConfig(
+        data_parallel_replicate_degree=4,
+        data_parallel_shard_degree=128,
+        expert_parallel_degree=8,
+        spmd_backend="partial_dtensor",
+    )
+    with pretended_ranks(512, rank=333):
+        model = blueprint(config, training=TrainingConfig(seq_len=SEQ_LEN), parallelism=parallelism)
+        model.to_empty(device="cpu")
+        parts = {name: p.to_local() for name, p in model.named_parameters() if isinstance(p, DTensor)}
+        with LargestNew(parts.values()) as new:
+            initialize_parameters_(model, std=0.02, seed=0)
+    assert new.numel == 1024 * 2048
+    assert all(part.any() for part in parts.values())
 
 
 def fill_in_parts(shape: tuple[int, ...], *, axis: int, num_parts: int, monkeypatch: pytest.MonkeyPatch) -> Tensor:
