@@ -93,8 +93,10 @@ def train(run: Run) -> None:
 def resume_note(run: Run) -> str:
     from train.checkpoint import committed_steps
 
-    steps = committed_steps(run.run_dir / run.section("checkpoint").folder)
-    return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}" if steps else "starting"
+    section = run.section("checkpoint")
+    if steps := committed_steps(run.run_dir / section.folder):
+        return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}"
+    return f"starting at {section.initial_load_path}" if section.initial_load_path else "starting"
 
 
 def send_engine_log_to(path: os.PathLike[str]) -> None:

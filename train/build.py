@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 from train import cpu
 
@@ -12,9 +13,10 @@ from data_pipelines.loader import PlanLoader, held_out_windows  # noqa: E402
 from data_pipelines.prepare import Prepared, prepare  # noqa: E402
 from data_pipelines.sources import build_plan  # noqa: E402
 from data_pipelines.tokenizer import TextEncoder  # noqa: E402
-from train.checkpoint import Checkpoints  # noqa: E402
+from train.checkpoint import Checkpoints, committed_steps  # noqa: E402
 from train.config import Run  # noqa: E402
 from train.errors import ConfigError  # noqa: E402
+from train.initial import check_initial  # noqa: E402
 from train.loss import CrossEntropyZLoss  # noqa: E402
 from train.model.spec import model_spec  # noqa: E402
 from train.optim.groups import optimizers_config  # noqa: E402
@@ -62,7 +64,19 @@ def last_step(run: Run) -> int:
 def _checkpoints(run: Run) -> Checkpoints.Config:
     section = run.section("checkpoint")
     settings = {setting.name: getattr(section, setting.name) for setting in fields(section)}
+    if section.initial_load_path:
+        settings["initial_load_model_only"] = True  # step 0: another run's optimizers and schedule stay behind
+        _check_initial(run)
     return Checkpoints.Config(**settings, milestones=run.timeline.phase_end_steps, last_step=last_step(run))
+
+
+def _check_initial(run: Run) -> None:
+    """Only the first start of a run reads the weights it starts from; they may be gone by the next."""
+    section = run.section("checkpoint")
+    if section.initial_load_in_hf:
+        raise ConfigError(["checkpoint.initial_load_in_hf: must be false; the folder shows what it holds"])
+    if not committed_steps(run.run_dir / section.folder):
+        check_initial(Path(section.initial_load_path), run.section("model"))
 
 
 def _held_out(run: Run, prepared: Prepared) -> dict[str, Batch]:

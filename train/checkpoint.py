@@ -19,10 +19,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
 from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.components.checkpointer.base import MODEL
 from torchtitan.tools.utils import GarbageCollection
 
 from train.errors import RunError
+from train.model.hf import TRAINING_ONLY
+from train.published import storage_of
 
 _COMMITTED = re.compile(r"step-(\d+)")
 
@@ -126,7 +130,22 @@ class Checkpoints(CheckpointManager):
         except (Exception, CheckpointException) as error:
             raise self._load_error(self._find_load_step() if step == -1 else step, error) from error
 
+    def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
+        """torchtitan's, but a Hugging Face folder is read as a checkpoint of ours; see train/published.py."""
+        shapes = {name: tensor.shape for name, tensor in state_dict.items() if isinstance(tensor, torch.Tensor)}
+        load(state_dict, storage_reader=storage_of(Path(checkpoint_id), shapes))
+        self.states[MODEL].load_state_dict(state_dict)
+
+    def _states_to_load(self, model_only: bool) -> dict[str, Any]:
+        """Weights alone come without what training keeps beside them: the balancing rule's momentum starts at 0."""
+        states = super()._states_to_load(model_only)
+        return {name: state for name, state in states.items() if not (model_only and name.endswith(TRAINING_ONLY))}
+
     def _load_error(self, step: int, error: BaseException) -> RunError:
+        if step == -1:
+            return RunError(
+                f"cannot start from checkpoint.initial_load_path={self.initial_load_path}: {_root_cause(error)}"
+            )
         earlier = [other for other in committed_steps(Path(self.folder)) if other < step]
         remedy = f"delete it to go on from step-{earlier[-1]}" if earlier else "there is no earlier one to go on from"
         return RunError(f"cannot go on from {self._create_checkpoint_id(step)}: {_root_cause(error)}; {remedy}")

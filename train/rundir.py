@@ -35,7 +35,7 @@ FREE = (
     "model.name",
     "optimizer.muon.exchange_mib",
 )
-BOUND = ("debug.seed",)
+BOUND = ("debug.seed", "checkpoint.initial_load_path")
 """Exceptions to FREE."""
 
 

@@ -1,0 +1,63 @@
+"""A Hugging Face folder of the Trinity family as a checkpoint that a run starts from.
+
+    python -m train.import_hf Trinity-Mini-Base mini
+    torchrun --nproc-per-node 8 -m train experiment=trinity_mini checkpoint.initial_load_path=$PWD/mini ...
+
+A run can start at the folder itself, too; the checkpoint holds what training does, float32, and needs nothing else. The
+selection biases come along; the momentum of the balancing rule and the optimizers start anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from train.errors import CONFIG_EXIT, ConfigError
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.import_hf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="HF_DIR", type=Path, help="folder with config.json and *.safetensors")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
+    args = parser.parse_args(arguments)
+    try:
+        num_parameters = import_hf(args.folder, args.out)
+    except (ConfigError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return CONFIG_EXIT
+    print(f"imported {num_parameters:,} parameters; start with checkpoint.initial_load_path={args.out.absolute()}")
+    return 0
+
+
+def import_hf(folder: Path, out: Path) -> int:
+    """Writes the checkpoint `out`, whole or not at all; returns the number of its parameters.
+
+    Raises ConfigError, before anything is written, where `folder` is not a whole model of the family.
+    """
+    from train import cpu  # noqa: F401  (before torchtitan)
+    from train.checkpoint import commit
+    from train.dcp_stream import write_checkpoint
+    from train.model.shapes import model_shapes
+    from train.published import PublishedStorage, published_model
+
+    if out.exists():
+        raise ConfigError([f"{out} exists; choose another folder"])
+    shapes = model_shapes(published_model(folder))
+    storage = PublishedStorage(folder, shapes)
+    unfinished = out.with_name(out.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        write_checkpoint(unfinished, storage.tensors, lambda shard: storage.read(shard).float(), desc="import")
+        shutil.copy(folder / "config.json", unfinished)  # what a run that starts from here is checked against
+        commit(unfinished, out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return sum(shape.numel() for name, shape in shapes.items() if not name.endswith("expert_bias_E"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
