@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 from torchtitan.distributed.utils import set_spmd_backend
-from transformers import AfmoeForCausalLM
 
 from train.config import CONFIGS
 from train.model.afmoe import Afmoe, moe_layers
@@ -78,6 +77,8 @@ def load_in_transformers(
     model: Afmoe, config: ModelConfig, folder: Path, *, seq_len: int
 ) -> tuple[Any, dict[str, Any]]:
     """`model` as AfmoeForCausalLM by way of exported files, and what transformers says about their names."""
+    from transformers import AfmoeForCausalLM  # seconds that ranks (rank_checks.py) need not spend
+
     exported = hf_config(config, seq_len=seq_len, speed=1e-3, token_ids=TOKEN_IDS, dtype="float32")
     (folder / "config.json").write_text(json.dumps(exported))
     tensors = {name: tensor.detach().clone() for name, tensor in to_hf(model.state_dict().items())}
