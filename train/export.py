@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from train.config import Run
+    from train.gguf import Dtype
     from train.safetensors_file import Entry
     from train.weights import CheckpointReader
 
@@ -105,7 +106,7 @@ def export(run_dir: Path, out: Path, *, step: int | None, dtype: str, shard_byte
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def export_gguf(run_dir: Path, out: Path, *, step: int | None, dtype: str) -> None:
+def export_gguf(run_dir: Path, out: Path, *, step: int | None, dtype: Dtype) -> None:
     """A GGUF file. Raises as `export` does."""
     from train.config import load_run
     from train.gguf import write_gguf

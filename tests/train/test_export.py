@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.train.small import SEQ_LEN, small_settings, write_run
 from train.errors import CONFIG_EXIT
-from train.export import _read_parts, export, export_gguf, main, parse_bytes
-from train.model.config import ModelConfig
+from train.export import _read_parts, export, main, parse_bytes
 from train.model.hf import to_hf
 from train.safetensors_file import Entry, index_of, plan_shards, write_shard
 from train.weights import CheckpointReader
@@ -270,29 +269,25 @@ def test_a_truncated_checkpoint_is_refused_by_the_file(run_dir: Path, state: dic
 # GGUF
 
 
-def test_a_gguf_file_appears_whole_or_not_at_all(
+def test_a_gguf_file_is_made_of_the_same_checkpoint(run_dir: Path, state: dict, tmp_path: Path) -> None:
+    assert main([str(run_dir), str(tmp_path / "new/x.gguf"), "--format", "gguf"]) == 0
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.gguf"]
+    reader = GGUFReader(tmp_path / "new/x.gguf")
+    head = next(tensor for tensor in reader.tensors if tensor.name == "output.weight")
+    assert torch.equal(torch.from_numpy(np.array(head.data)), state["lm_head.weight"])
+
+
+def test_a_gguf_export_that_fails_leaves_the_file_before(
     run_dir: Path, state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[dict] = []
-    num_tensors = 3 + 4 * 11 + 3 + 3 * (5 + 3)  # ours: experts are stacked
-
-    def write_gguf(path: Path, model: ModelConfig, reader: CheckpointReader, tokenizer_dir: Path, **options) -> None:
-        calls.append(options)
-        assert model.num_experts == 8
-        assert len(reader.shapes) == num_tensors
-        assert (tokenizer_dir / "tokenizer.json").is_file()
+    def fail(path: Path, *args, **kwargs) -> None:
         path.write_text("half")
-        if options["dtype"] == "bfloat16":
-            raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device")
 
-    stub = ModuleType("train.gguf")
-    stub.write_gguf = write_gguf  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "train.gguf", stub)
-    assert main([str(run_dir), str(tmp_path / "new/x.gguf"), "--format", "gguf", "--dtype", "q8_0"]) == 0
-    with pytest.raises(OSError, match="No space left"):
-        export_gguf(run_dir, tmp_path / "new/y.gguf", step=1, dtype="bfloat16")
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.gguf"]
-    assert calls == [{"dtype": dtype, "seq_len": SEQ_LEN} for dtype in ("q8_0", "bfloat16")]
+    monkeypatch.setattr("train.gguf.write_gguf", fail)
+    (tmp_path / "x.gguf").write_text("the one before")
+    assert main([str(run_dir), str(tmp_path / "x.gguf"), "--format", "gguf", "--dtype", "q8_0"]) == CONFIG_EXIT
+    assert files_of(tmp_path) == {"x.gguf": b"the one before"}
 
 
 def test_q8_0_needs_gguf(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,11 +297,6 @@ def test_q8_0_needs_gguf(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "argument --dtype: q8_0 needs --format gguf; hf takes float32 and bfloat16" in capsys.readouterr().err
 
 
-def test_gguf_into_a_folder_is_refused(
-    run_dir: Path, state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stub = ModuleType("train.gguf")
-    stub.write_gguf = None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "train.gguf", stub)
+def test_gguf_into_a_folder_is_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run_dir), str(tmp_path), "--format", "gguf"]) == CONFIG_EXIT
     assert f"{tmp_path} is a folder; --format gguf makes a file" in capsys.readouterr().err
