@@ -113,17 +113,8 @@ def export_gguf(run_dir: Path, out: Path, *, step: int | None, dtype: Dtype) -> 
     from train.weights import open_checkpoint
 
     run = load_run(run_dir)
-    if out.is_dir():
-        raise ConfigError([f"{out} is a folder; --format gguf makes a file, e.g. {out}/model.gguf"])
-    reader = open_checkpoint(run, step)
-    unfinished = out.with_name(out.name + ".tmp")
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    model, seq_len = run.section("model"), run.timeline.seq_len
-    try:
-        write_gguf(unfinished, model, reader, _tokenizer_dir(run), dtype=dtype, seq_len=seq_len)
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    reader, tokenizer_dir = open_checkpoint(run, step), _tokenizer_dir(run)
+    write_gguf(out, run.section("model"), reader, tokenizer_dir, dtype=dtype, seq_len=run.timeline.seq_len)
 
 
 def _replace_folder(finished: Path, out: Path) -> None:

@@ -158,7 +158,7 @@ def _check(path: Path, model: ModelConfig) -> None:
             f"model.global_every={model.global_every}: in llama.cpp it is always {_GLOBAL_EVERY}; use --format hf"
         )
     if path.is_dir():
-        problems.append(f"{path} is a folder; name a file, such as {path / 'model.gguf'}")
+        problems.append(f"{path} is a folder; --format gguf makes a file, such as {path / 'model.gguf'}")
     elif path.exists() and not _is_gguf(path):
         problems.append(f"{path} exists and is no GGUF file; choose another name")
     if problems:

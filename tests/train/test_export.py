@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.train.model import to_hf
 from tests.train.small import SEQ_LEN, small_settings, write_run
 from train.errors import CONFIG_EXIT
 from train.export import _read_parts, export, main, parse_bytes
-from train.model.hf import to_hf
 from train.safetensors_file import Entry, index_of, plan_shards, write_shard
 from train.weights import CheckpointReader
 
@@ -280,14 +280,23 @@ def test_a_gguf_file_is_made_of_the_same_checkpoint(run_dir: Path, state: dict, 
 def test_a_gguf_export_that_fails_leaves_the_file_before(
     run_dir: Path, state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path, *args, **kwargs) -> None:
-        path.write_text("half")
+    def fail(writer: GGUFWriter, *args) -> None:
+        writer.write_header_to_file()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.gguf.write_gguf", fail)
-    (tmp_path / "x.gguf").write_text("the one before")
+    monkeypatch.setattr("train.gguf._write", fail)
+    (tmp_path / "x.gguf").write_text("GGUF, the one before")
     assert main([str(run_dir), str(tmp_path / "x.gguf"), "--format", "gguf", "--dtype", "q8_0"]) == CONFIG_EXIT
-    assert files_of(tmp_path) == {"x.gguf": b"the one before"}
+    assert files_of(tmp_path) == {"x.gguf": b"GGUF, the one before"}
+
+
+def test_a_gguf_export_does_not_overwrite_a_file_of_another_kind(
+    run_dir: Path, state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([str(run_dir), str(tmp_path / "notes.txt"), "--format", "gguf"]) == CONFIG_EXIT
+    assert "exists and is no GGUF file" in capsys.readouterr().err
+    assert files_of(tmp_path) == {"notes.txt": b"mine"}
 
 
 def test_q8_0_needs_gguf(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

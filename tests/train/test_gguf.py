@@ -24,11 +24,11 @@ from torch import Tensor
 from transformers import AfmoeConfig
 
 from tests.train.gguf_files import SEQ_LEN, MemoryReader, small_config, small_tokenizer, write_small
-from tests.train.model import build_model
+from tests.train.model import build_model, to_hf
 from train import gguf as train_gguf
 from train.errors import ConfigError
 from train.gguf import Dtype, write_gguf
-from train.model.hf import hf_config, to_hf
+from train.model.hf import hf_config
 
 ROWS_OF_48 = ("ffn_down_exps.weight", "ffn_down_shexp.weight")  # small_config: no multiple of Q8_0's block
 

@@ -7,10 +7,8 @@ config keys: the published Trinity checkpoints; torchtitan's w1, w2, w3 are thei
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-from torch import Tensor
 
 from train.errors import ConfigError
 from train.model.config import ModelConfig
@@ -136,15 +134,6 @@ def is_published(name: str) -> bool:
     """Whether our `name` is that of a tensor with a published counterpart."""
     match = _OURS.fullmatch(name)
     return name in _OUTER or (match is not None and match[2] in _LAYER | _STACK)
-
-
-def to_hf(state: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Our (name, tensor) pairs -> the published ones, lazily. Raises KeyError for a name that has no counterpart."""
-    for name, tensor in state:
-        if name.endswith(TRAINING_ONLY):
-            continue
-        for piece in pieces(name, tensor.shape):
-            yield piece.name, tensor if piece.expert_id is None else tensor[piece.expert_id]
 
 
 def hf_config(model: ModelConfig, *, seq_len: int, speed: float, token_ids: dict[str, int | None], dtype: str) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torchtitan.distributed.utils import set_spmd_backend
 from train.config import CONFIGS
 from train.model.afmoe import Afmoe, moe_layers
 from train.model.config import ModelConfig
-from train.model.hf import TRAINING_ONLY, hf_config, to_hf
+from train.model.hf import TRAINING_ONLY, hf_config, is_published, pieces
 from train.model.spec import afmoe_config
 
 # Without a padding token: transformers would give its embedding no gradient.
@@ -89,11 +89,18 @@ def load_in_transformers(
     return loaded
 
 
-@torch.no_grad()
-def load_published_(model: Afmoe, tensors: Mapping[str, Tensor]) -> None:
-    """Fills `model` from tensors of the published layout, by asking to_hf what each of ours is called there."""
-    for name, ours in model.state_dict().items():
+def to_hf(state: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Our (name, tensor) pairs -> the published ones, lazily. Raises KeyError for a name that has no counterpart."""
+    for name, tensor in state:
         if name.endswith(TRAINING_ONLY):
             continue
-        published = [tensors[theirs] for theirs, _ in to_hf([(name, ours)])]
-        ours.copy_(torch.stack(published) if ours.ndim == 3 else published[0])
+        for piece in pieces(name, tensor.shape):
+            yield piece.name, tensor if piece.expert_id is None else tensor[piece.expert_id]
+
+
+@torch.no_grad()
+def load_published_(model: Afmoe, tensors: Mapping[str, Tensor]) -> None:
+    """Fills `model` from tensors of the published layout."""
+    for name, ours in model.state_dict().items():
+        for piece in pieces(name, ours.shape) if is_published(name) else ():
+            ours[... if piece.expert_id is None else piece.expert_id] = tensors[piece.name]

@@ -14,10 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.models.afmoe.modeling_afmoe import AfmoeTokenChoiceRouter
 
-from tests.train.model import build_model, load_in_transformers, load_published_, random_tokens, tiny_config
+from tests.train.model import (
+    build_model,
+    load_in_transformers,
+    load_published_,
+    random_tokens,
+    tiny_config,
+    to_hf,
+)
 from train.model.afmoe import Afmoe
 from train.model.config import ModelConfig
-from train.model.hf import to_hf
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # torchtitan's router; see train/cpu.py

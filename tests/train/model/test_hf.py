@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AfmoeConfig
 
-from tests.train.model import build_model, family_config, load_in_transformers, tiny_config
-from train.model.hf import contradictions, hf_config, is_published, model_config, pieces, to_hf
+from tests.train.model import build_model, family_config, load_in_transformers, tiny_config, to_hf
+from train.model.hf import contradictions, hf_config, is_published, model_config, pieces
 from train.model.moe import MoE
 from train.model.shapes import model_shapes
 
