@@ -20,6 +20,7 @@ from train.model.afmoe import Afmoe
 from train.model.hf import is_published
 from train.model.shapes import model_shapes, shape_problems
 from train.model.spec import afmoe_config
+from train.published import is_checkpoint
 
 
 class CheckpointReader:
@@ -34,7 +35,7 @@ class CheckpointReader:
 
     def __init__(self, folder: Path):
         """Raises ConfigError where the folder holds no checkpoint."""
-        if not (folder / ".metadata").is_file():
+        if not is_checkpoint(folder):
             raise ConfigError([f"{folder} is no checkpoint: it has no .metadata"])
         metadata = FileSystemReader(folder).read_metadata()
         self._folder = folder
