@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from train import cpu
@@ -42,7 +42,7 @@ def trainer_config(run: Run) -> Trainer.Config:
         model_spec=model_spec(section("model"), seq_len=training.seq_len),
         optimizer=optimizers_config(section("optimizer")),
         lr_scheduler=TimelineSchedule.Config(timeline=timeline),
-        loss=CrossEntropyZLoss.Config(**asdict(section("loss"))),
+        loss=CrossEntropyZLoss.Config(section=section("loss")),
         dataloader=PlanLoader.Config(
             plan=build_plan(section("data"), prepared, timeline, seed=section("debug").seed),
             prepared=prepared,

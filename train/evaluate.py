@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +83,7 @@ def mean_loss(model, sequences: list[np.ndarray], section) -> tuple[float, int]:
         row = torch.from_numpy(ids)[None]
         return {"input": row[:, :-1], "positions": torch.arange(len(ids) - 1)[None]}, row[:, 1:].contiguous()
 
-    loss = CrossEntropyZLoss.Config(**asdict(section)).build()
+    loss = CrossEntropyZLoss.Config(section=section).build()
     nats, targets = sum_losses(model, map(microbatch, sequences), loss, torch.device("cpu")).tolist()
     return nats / targets, int(targets)
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss
 from torchtitan.config import CompileConfig
 
+from train.config import LossConfig
+
 
 class LossSums(NamedTuple):
     """Sums over labelled tokens, float32."""
@@ -27,26 +29,6 @@ class LossSums(NamedTuple):
     z: Tensor
     """Squared logsumexp of the logits. PaLM (arXiv 2204.02311), section 5: it keeps their common offset, which
     cross-entropy leaves free, near 0."""
-
-
-def linear_loss(
-    hidden_TD: Tensor,
-    head_VD: Tensor,
-    labels_T: Tensor,
-    *,
-    z_loss_weight: float,
-    chunk_tokens: int,
-    logit_loss: Callable[..., Any] | None = None,
-) -> LossSums:
-    """The loss of logits hidden @ head^T, float32 whatever the dtype of the two; labels_T: int64, or IGNORE_INDEX.
-
-    At most `chunk_tokens` rows of logits exist at a time. The gradient of the head is summed in float32.
-    """
-    with_gradient = torch.is_grad_enabled() and (hidden_TD.requires_grad or head_VD.requires_grad)
-    logit_loss = logit_loss or cross_entropy_and_z
-    return LossSums(
-        *_LinearLoss.apply(hidden_TD, head_VD, labels_T, z_loss_weight, chunk_tokens, with_gradient, logit_loss)
-    )
 
 
 def cross_entropy_and_z(
@@ -68,6 +50,25 @@ def cross_entropy_and_z(
     return (cross_entropy_C * is_target_C).sum(), (lse_C**2 * is_target_C).sum(), gradient_CV
 
 
+def linear_loss(
+    hidden_TD: Tensor,
+    head_VD: Tensor,
+    labels_T: Tensor,
+    *,
+    z_loss_weight: float,
+    chunk_tokens: int,
+    logit_loss: Callable[..., Any] = cross_entropy_and_z,
+) -> LossSums:
+    """The loss of logits hidden @ head^T, float32 whatever the dtype of the two; labels_T: int64, or IGNORE_INDEX.
+
+    At most `chunk_tokens` rows of logits exist at a time. The gradient of the head is summed in float32.
+    """
+    with_gradient = torch.is_grad_enabled() and (hidden_TD.requires_grad or head_VD.requires_grad)
+    return LossSums(
+        *_LinearLoss.apply(hidden_TD, head_VD, labels_T, z_loss_weight, chunk_tokens, with_gradient, logit_loss)
+    )
+
+
 class _LinearLoss(torch.autograd.Function):
     """linear_loss, with both gradients made on the way forward."""
 
@@ -83,7 +84,9 @@ class _LinearLoss(torch.autograd.Function):
         logit_loss: Callable[..., Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         cross_entropy, z = torch.zeros(2, dtype=torch.float32, device=hidden_TD.device)
-        grad_TD, grad_VD = torch.empty_like(hidden_TD), torch.zeros_like(head_VD, dtype=torch.float32)
+        kept = slice(None if with_gradient else 0)
+        grad_TD = torch.empty_like(hidden_TD[kept])
+        grad_VD = torch.zeros_like(head_VD[kept], dtype=torch.float32)
         for start in range(0, len(labels_T), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             hidden_CD = hidden_TD[chunk]
@@ -114,14 +117,13 @@ class CrossEntropyZLoss(BaseLoss):
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
-        z_loss_weight: float = 0.0
-        chunk_tokens: int = 1024
+        section: LossConfig
 
     fn: Callable[..., Any]
 
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None):
-        self.z_loss_weight = config.z_loss_weight
-        self.chunk_tokens = config.chunk_tokens
+        self.z_loss_weight = config.section.z_loss_weight
+        self.chunk_tokens = config.section.chunk_tokens
         self.fn = cross_entropy_and_z
         self._maybe_compile(compile_config)
 

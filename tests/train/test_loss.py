@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchtitan.components.loss import IGNORE_INDEX
 
+from train.config import LossConfig
 from train.loss import CrossEntropyZLoss, cross_entropy_and_z, linear_loss
 
 ATOL = 1e-6  # float32, sums over a few dozen terms of order 1
@@ -117,6 +118,6 @@ def test_a_batch_without_targets_has_loss_0_and_no_gradient() -> None:
 
 def test_the_training_loss_takes_batches() -> None:
     hidden_TD, head_VD, labels_T = make_batch()
-    loss = CrossEntropyZLoss.Config(z_loss_weight=0.5, chunk_tokens=4).build()
+    loss = CrossEntropyZLoss.Config(section=LossConfig(z_loss_weight=0.5, chunk_tokens=4)).build()
     expected = linear_loss(hidden_TD, head_VD, labels_T, z_loss_weight=0.5, chunk_tokens=4)
     assert loss(hidden_TD[None], head_VD, labels_T[None]) == expected

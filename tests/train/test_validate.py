@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torchtitan.components.loss import IGNORE_INDEX
 
+from train.config import LossConfig
 from train.loss import CrossEntropyZLoss, LossSums
 from train.model.head import Loss
 from train.validate import Batch, HeldOut, share, sum_losses
 
 CPU = torch.device("cpu")
-LOSS = CrossEntropyZLoss.Config(chunk_tokens=4).build()
+LOSS = CrossEntropyZLoss.Config(section=LossConfig(chunk_tokens=4)).build()
 
 
 def make_windows(total: int, *, seq_len: int = 3) -> Batch:
