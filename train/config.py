@@ -176,6 +176,7 @@ def load_run(run_dir: str | Path) -> Run:
         raise ConfigError([f"{run_dir} is no run directory: it has no config.yaml"])
     settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     settings["run"]["dir"] = str(run_dir)  # type: ignore[index]  (the folder may have been moved)
+    settings["model"]["attention"] = "sdpa"  # type: ignore[index]  (who opens a run reads it, on any machine)
     return check(settings)  # type: ignore[arg-type]
 
 

@@ -15,10 +15,14 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from train.errors import CONFIG_EXIT, ConfigError
+
+if TYPE_CHECKING:
+    from train.weights import Step
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +31,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument("--tokens", metavar="FILE.npy", type=Path, required=True, help="file of token ids")
-    parser.add_argument("--step", metavar="N", type=int, help="checkpoint to evaluate (default: the last one)")
+    parser.add_argument("--step", metavar="STEP", help="checkpoint: 40, phase-general, ... (default: the last one)")
     args = parser.parse_args(arguments)
     try:
         print(json.dumps(evaluate(args.run, args.tokens, args.step)))
@@ -37,7 +41,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def evaluate(run_dir: Path, tokens: Path, step: int | None) -> dict[str, float | int]:
+def evaluate(run_dir: Path, tokens: Path, step: Step | None) -> dict[str, float | int]:
     """Raises ValueError or OSError for a file that holds no tokens of this model."""
     from train.config import load_run
     from train.weights import checkpoint_path, load_model

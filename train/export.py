@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from train.config import Run
     from train.gguf import Dtype
     from train.safetensors_file import Entry
-    from train.weights import CheckpointReader
+    from train.weights import CheckpointReader, Step
 
 DTYPES = {"hf": ("float32", "bfloat16"), "gguf": ("float32", "bfloat16", "q8_0")}
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make; with --format gguf, file to make")
-    parser.add_argument("--step", metavar="N", type=int, help="checkpoint to export (default: the last one)")
+    parser.add_argument("--step", metavar="STEP", help="checkpoint: 40, phase-general, ... (default: the last one)")
     parser.add_argument("--format", choices=tuple(DTYPES), default="hf", help="default: hf")
     parser.add_argument("--dtype", choices=DTYPES["gguf"], default="float32", help="default: float32; q8_0: gguf only")
     parser.add_argument(
@@ -87,7 +87,7 @@ def parse_bytes(text: str) -> int:
     return int(number)
 
 
-def export(run_dir: Path, out: Path, *, step: int | None, dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
+def export(run_dir: Path, out: Path, *, step: Step | None, dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
     """A folder. Raises ConfigError where there is nothing to export, OSError where OUT cannot be written."""
     from train.config import load_run
     from train.weights import open_checkpoint
@@ -106,7 +106,7 @@ def export(run_dir: Path, out: Path, *, step: int | None, dtype: str, shard_byte
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def export_gguf(run_dir: Path, out: Path, *, step: int | None, dtype: Dtype) -> None:
+def export_gguf(run_dir: Path, out: Path, *, step: Step | None, dtype: Dtype) -> None:
     """A GGUF file. Raises as `export` does."""
     from train.config import load_run
     from train.gguf import write_gguf

@@ -22,6 +22,9 @@ from train.model.shapes import model_shapes, shape_problems
 from train.model.spec import afmoe_config
 from train.published import is_checkpoint
 
+Step = int | str
+"""Number of a step, or the name of the checkpoint that ends a phase: `phase-general`."""
+
 
 class CheckpointReader:
     """The model in a DCP checkpoint, written on any mesh. Reads from disk what is asked for, and no more.
@@ -93,7 +96,7 @@ class CheckpointReader:
         return self._first_bytes[key]
 
 
-def open_checkpoint(run: Run, step: int | None = None) -> CheckpointReader:
+def open_checkpoint(run: Run, step: Step | None = None) -> CheckpointReader:
     """The checkpoint `step` of a run, or its last one. Raises ConfigError where there is none of the run's model."""
     folder = checkpoint_path(run, step)
     reader = CheckpointReader(folder)
@@ -103,7 +106,7 @@ def open_checkpoint(run: Run, step: int | None = None) -> CheckpointReader:
     return reader
 
 
-def load_model(run: Run, step: int | None = None) -> Afmoe:
+def load_model(run: Run, step: Step | None = None) -> Afmoe:
     """The model at checkpoint `step` (null: the last), float32 on the CPU, in evaluation mode.
 
     Raises ConfigError where the run has no such checkpoint.
@@ -121,12 +124,14 @@ def load_model(run: Run, step: int | None = None) -> Afmoe:
     return model.eval()
 
 
-def checkpoint_path(run: Run, step: int | None) -> Path:
-    """Folder of the complete checkpoint `step`, or of the last one."""
+def checkpoint_path(run: Run, step: Step | None) -> Path:
+    """Folder of the complete checkpoint of `step`, or of the last one. Raises ConfigError where there is none."""
     folder = run.run_dir / run.section("checkpoint").folder
-    steps = committed_steps(folder)
+    steps = [f"step-{number}" for number in committed_steps(folder)]
     if not steps:
         raise ConfigError([f"{folder} has no complete checkpoint yet"])
-    if step is not None and step not in steps:
-        raise ConfigError([f"{folder} has no complete checkpoint of step {step}; there are: {steps}"])
-    return folder / f"step-{steps[-1] if step is None else step}"
+    phases = sorted(link.name for link in folder.glob("phase-*") if link.exists())
+    name = steps[-1] if step is None else f"step-{step}" if str(step).isdecimal() else step
+    if name not in [*steps, *phases]:
+        raise ConfigError([f"{folder} has no complete checkpoint {name}; there are: {', '.join([*steps, *phases])}"])
+    return (folder / str(name)).resolve()

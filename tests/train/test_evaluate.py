@@ -131,7 +131,7 @@ def test_a_step_without_checkpoint_is_refused_with_those_there_are(
     run_dir: Path, tokens: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run_dir / "checkpoint/step-3").mkdir(parents=True)
-    assert "no complete checkpoint of step 4; there are: [3]" in refusal(run_dir, tokens, capsys, "--step", "4")
+    assert "no complete checkpoint step-4; there are: step-3" in refusal(run_dir, tokens, capsys, "--step", "4")
 
 
 def test_rows_longer_than_the_sequence_are_refused(
@@ -150,7 +150,6 @@ def test_a_file_that_is_not_there_is_named(run_dir: Path, capsys: pytest.Capture
     [
         ([], "the following arguments are required: RUN, --tokens"),
         (["runs/x"], "the following arguments are required: --tokens"),
-        (["runs/x", "--tokens", "x.npy", "--step", "last"], "argument --step: invalid int value: 'last'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
