@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests import bench_export
 from tests.train.model import to_hf
 from tests.train.small import SEQ_LEN, small_settings, write_run
+from train.checkpoint import name_milestones
 from train.errors import CONFIG_EXIT
 from train.export import _read_parts, export, main, parse_bytes
 from train.safetensors_file import Entry, index_of, plan_shards, write_shard
@@ -132,6 +135,30 @@ def test_bfloat16_is_rounding_and_spares_the_selection_biases(run_dir: Path, sta
     assert json.loads((tmp_path / "hf/config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
+def test_a_checkpoint_is_asked_for_by_its_step_or_by_the_phase_that_it_ends(
+    run_dir: Path, state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").symlink_to(run_dir / "config.yaml")
+    shutil.copytree(run_dir / "checkpoint/step-1", tmp_path / "run/checkpoint/step-7")
+    shutil.copytree(run_dir / "checkpoint/step-1", tmp_path / "run/checkpoint/step-9.tmp")  # was not completed
+    name_milestones(tmp_path / "run/checkpoint", {7: "general", 9: "stem"})
+    for step in ("7", "phase-general"):
+        assert main([str(tmp_path / "run"), str(tmp_path / "hf"), "--step", step]) == 0
+    for step, name in {"9": "step-9", "9.tmp": "9.tmp", "step-9.tmp": "step-9.tmp", "phase-stem": "phase-stem"}.items():
+        assert main([str(tmp_path / "run"), str(tmp_path / "hf"), "--step", step]) == CONFIG_EXIT
+        expected = f"has no complete checkpoint {name}; there are: step-7, phase-general"
+        assert expected in capsys.readouterr().err
+
+
+def test_a_run_of_a_gpu_machine_is_exported_on_one_without(run_dir: Path, state: dict, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    config = (run_dir / "config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(config.replace("attention: auto", "attention: flex"))
+    (tmp_path / "run/checkpoint").symlink_to(run_dir / "checkpoint")
+    assert main([str(tmp_path / "run"), str(tmp_path / "hf")]) == 0
+
+
 def test_a_tensor_is_read_in_blocks_of_rows_and_an_expert_alone(
     run_dir: Path, state: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +202,18 @@ def test_of_the_tokenizers_folder_only_the_tokenizer_is_copied(run_dir: Path, st
         "pad_token_id": 2,
         "do_sample": True,
     }
+
+
+def test_a_model_of_1_17_billion_parameters_is_exported_in_three_times_its_largest_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.disk_usage(tmp_path).free < 10 * 10**9:
+        pytest.skip("needs 10 GB of disk")
+    exceeded = bench_export.main(["--folder", str(tmp_path)])
+    figures = capsys.readouterr().out
+    with capsys.disabled():  # the figures belong into the output of the tests
+        print(f"\nexport of a model of Mini's layers\n{figures}")
+    assert not exceeded, figures
 
 
 # Failures

@@ -127,10 +127,13 @@ def test_theirs_to_ours_to_theirs_is_the_same_bits_on_every_mesh(started, publis
     assert_same_bits(load_folder(tmp_path / "hf"), load_folder(published))
 
 
-def test_ours_to_theirs_to_ours_is_the_same_bits(trained, tmp_path):
-    export(trained.parent.parent, tmp_path / "hf", step=2, dtype="float32")
+@pytest.mark.parametrize("name", [*MESHES, "trained on 2 x 2, EP 2"])
+def test_ours_to_theirs_to_ours_is_the_same_bits_from_every_mesh(started, trained, name, tmp_path):
+    run_dir = started.get(name, trained.parent.parent)
+    export(run_dir, tmp_path / "hf", step=None, dtype="float32")
     import_hf(tmp_path / "hf", tmp_path / "back")
-    before = load_checkpoint(trained)
+    (checkpoint,) = (run_dir / "checkpoint").glob("step-*")
+    before = load_checkpoint(checkpoint)
     assert before["layers.1.moe.expert_bias_E"].abs().max() > 0
     assert_same_bits(load_checkpoint(tmp_path / "back"), before)
 
