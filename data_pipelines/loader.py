@@ -82,9 +82,9 @@ class PlanLoader(BaseDataLoader):
         self._next_window = int(state_dict["next_window"])
 
     def pop_digest(self) -> int:
-        """Sum of `window_hash` of the windows served since the last call, as a signed 64-bit integer to all-reduce."""
+        """Sum of `window_hash` of the windows served since the last call, modulo 2^64."""
         digest, self._digest = self._digest, 0
-        return digest - (digest >> 63 << 64)
+        return digest
 
     def _read(self, g: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Window g as (input, positions, labels)."""

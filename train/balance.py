@@ -5,11 +5,14 @@ Rules are pure functions of the counts of one optimizer step, [layers, E] at onc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+
+from train import metrics
+from train.alarm import AlarmConfig
 
 if TYPE_CHECKING:
     from train.model.moe import MoE
@@ -31,6 +34,8 @@ class BalanceConfig:
     sequence_loss_weight: float = 0.0
     """Weight (alpha) of the sequence-wise balance loss: mean over the sequences of a batch, layers summed.
     Trinity Large: 1e-4 (report, section 2.3)."""
+    alarm: AlarmConfig = field(default_factory=AlarmConfig)
+    """When to warn that experts have collapsed, and whether to stop then."""
 
     def __post_init__(self) -> None:
         for name in ("speed", "sharpness", "sequence_loss_weight"):
@@ -77,16 +82,6 @@ class Balancer:
             layer.balance_loss_weight = self.config.sequence_loss_weight / num_sequences
 
     @torch.no_grad()
-    def take_counts(self) -> tuple[Tensor, Tensor]:
-        """This rank's counts of the step, int64 [layers, E], and its weighted balance loss; both start anew."""
-        counts_LE = torch.stack([layer.token_counts_E for layer in self.layers])
-        loss = torch.stack([layer.balance_loss * layer.balance_loss_weight for layer in self.layers]).sum()
-        for layer in self.layers:
-            layer.token_counts_E.zero_()
-            layer.balance_loss.zero_()
-        return counts_LE, loss
-
-    @torch.no_grad()
     def update_biases_(self, counts_LE: Tensor) -> None:
         """counts_LE: of the whole step, summed over all ranks. The same on every rank, so the biases are too."""
         config = self.config
@@ -104,3 +99,12 @@ class Balancer:
         for layer, bias_E, momentum_E in zip(self.layers, bias_LE, momentum_LE, strict=True):
             layer.expert_bias_E.copy_(bias_E)
             layer.bias_momentum_E.copy_(momentum_E)
+
+    def panels(self, counts_LE: Tensor) -> dict[str, Tensor]:
+        """Panel -> float [layers], on the host. counts_LE: of the step whose update was the last, on the host."""
+        bias_LE = torch.stack([layer.expert_bias_E for layer in self.layers]).cpu()
+        momentum_LE = torch.stack([layer.bias_momentum_E for layer in self.layers]).cpu()
+        panels = metrics.balance_panels(counts_LE, bias_LE=bias_LE, change_LE=momentum_LE)
+        if self.config.kind == "smebu":
+            panels["saturated_clamps"] = metrics.saturated_clamps(counts_LE, sharpness=self.config.sharpness)
+        return panels

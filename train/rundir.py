@@ -34,6 +34,7 @@ FREE = (
     "loss.chunk_tokens",
     "model.name",
     "optimizer.muon.exchange_mib",
+    "balance.alarm.",
 )
 BOUND = ("debug.seed", "checkpoint.initial_load_path")
 """Exceptions to FREE."""

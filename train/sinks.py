@@ -33,6 +33,15 @@ class MetricsConfig:
     """Whether a run stops when W&B cannot start; false: it goes on without, and says so."""
     console: bool = True
     """Whether rank 0 shows a progress line."""
+    panels_every: int = 10
+    """Every so-many-th step has the panels of balance; 0: none."""
+    heatmap_every: int = 100
+    """Every so-many-th step draws the load of every expert, <run>/loads.png; 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("panels_every", "heatmap_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}; 0 turns it off")
 
 
 class Sink(Protocol):
@@ -54,7 +63,7 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.write(json.dumps(row, allow_nan=False, default=str) + "\n")  # default: the path of a picture
         self._file.flush()
 
     def close(self) -> None:
@@ -87,7 +96,15 @@ class WandB:
         )
 
     def write(self, row: dict[str, Any]) -> None:
-        self._run.log(_flatten(row), step=row["step"])
+        figures = {key: self._as_media(value) for key, value in _flatten(row).items() if "by_layer" not in key}
+        self._run.log(figures, step=row["step"])
+        if "alarm" in row:
+            self._run.alert(title="experts collapsed", text=row["alarm"], level="WARN")
+
+    def _as_media(self, value: Any) -> Any:
+        import wandb
+
+        return wandb.Image(str(value)) if isinstance(value, Path) else value
 
     def close(self) -> None:
         self._run.finish()
@@ -132,6 +149,8 @@ class Console:
             refresh=False,
         )
         self._bar.update(row["tokens"] - self._bar.n)
+        if "alarm" in row:
+            tqdm.write(f"WARNING: step {row['step']}: {row['alarm']}", file=sys.stdout)
         if "initial_validation" in row:
             tqdm.write(f"untrained: validation {_losses(row['initial_validation'])}", file=sys.stdout)
         if "validation" in row:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,12 +30,15 @@ from train.config import Run
 from train.errors import RunError
 from train.loss import CrossEntropyZLoss, LossSums
 from train.model.afmoe import moe_layers
+from train.model.tally import take
 from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
 from train.sinks import Sinks, open_sinks
 from train.stopwatch import Stopwatch
 from train.timeline import Step, Timeline, split_batch
+from train.totals import Totals, total
 from train.validate import Batch, HeldOut
+from train.watch import BalanceWatch
 
 
 class TimelineSchedule(LRSchedulersContainer):
@@ -49,20 +52,6 @@ class TimelineSchedule(LRSchedulersContainer):
             """The scheduler counts finished steps from 0, and also asks for the one after the last."""
             timeline = self.timeline
             return TimelineSchedule(optimizers, lambda done: timeline.step(min(done + 1, timeline.num_steps)).lr_factor)
-
-
-class Totals(NamedTuple):
-    """Figures of one step over all ranks and microbatches; the same on every rank."""
-
-    loss: float
-    """Mean cross-entropy, nats per token."""
-    mean_z: float
-    """Mean squared logsumexp of the LM logits."""
-    balance_loss: float
-    batch_het: float
-    counts_LE: Tensor
-    """int64: tokens that each expert got."""
-    digest: int
 
 
 class Trainer(titan.Trainer):
@@ -91,7 +80,14 @@ class Trainer(titan.Trainer):
         self.num_batch_ranks = 1 if self.batch_mesh is None else self.batch_mesh.size()
         layers = dict(moe_layers(self.model))
         self.moe_layer_ids = list(layers)
+        self.tallies = [layer.tally for layer in layers.values()]
         self.balancer = Balancer(config.run.section("balance"), list(layers.values()))
+        self.watch = BalanceWatch(
+            config.run.section("metrics"),
+            self.balancer,
+            self.moe_layer_ids,
+            picture=config.run.run_dir / "loads.png" if dist.get_rank() == 0 else None,
+        )
         self.held_out = HeldOut(
             config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size
         )
@@ -110,11 +106,18 @@ class Trainer(titan.Trainer):
         with self.stopwatch("forward_backward"):
             sums = self._forward_backward(step, microbatches)
             grad_norm = self._clip()
-        totals = self._reduce(step, sums)
-        self._stop_unless_finite(step, totals, grad_norm)
+        totals = total(
+            sums,
+            take(self.tallies),
+            digest=self.dataloader.pop_digest(),
+            num_sequences=step.num_windows,
+            tokens=self._tokens(step),
+            group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
+        )
+        self._stop_unless_sound(step, totals, grad_norm)
         with self.stopwatch("optimizer"):
             rates = self.optimizers.learning_rates()
-            self.balancer.update_biases_(totals.counts_LE)
+            self.balancer.update_biases_(totals.counts_LE.to(self.device))
             self.optimizers.step()
             self.lr_schedulers.step()
         self._log(step, self._row(step, totals, grad_norm, rates))
@@ -172,40 +175,13 @@ class Trainer(titan.Trainer):
         )
         return float(norm)
 
-    def _reduce(self, step: Step, sums: Tensor) -> Totals:
-        """Everything that a step reports or acts on, summed over ranks in three small collectives."""
-        counts_LE, balance_loss = self.balancer.take_counts()
-        means = sums[:, 0] / sums[:, 2]
-        figures = torch.cat([sums.sum(0), means.sum()[None], balance_loss.double()[None]])
-        largest = means.max()
-        integers = torch.cat([counts_LE.flatten(), torch.tensor([self.dataloader.pop_digest()], device=self.device)])
-        if self.batch_mesh is not None:
-            group = self.batch_mesh.get_group()
-            dist.all_reduce(figures, group=group)
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-            dist.all_reduce(integers, group=group)
-        cross_entropy, z, tokens, sum_of_means, balance_loss = figures.tolist()
-        num_microbatches = len(sums) * self.num_batch_ranks
-        counts_LE = integers[:-1].view_as(counts_LE)
-        top_k = self.config.run.section("model").top_k
-        metrics.check_counts(
-            counts_LE, self.moe_layer_ids, tokens=step.num_windows * self.timeline.seq_len, top_k=top_k
-        )
-        return Totals(
-            loss=cross_entropy / tokens,
-            mean_z=z / tokens,
-            balance_loss=balance_loss,
-            batch_het=float(largest) - sum_of_means / num_microbatches,
-            counts_LE=counts_LE,
-            digest=int(integers[-1]),
-        )
-
-    def _stop_unless_finite(self, step: Step, totals: Totals, grad_norm: float) -> None:
-        """Every rank holds the same numbers, so all stop, or none."""
+    def _stop_unless_sound(self, step: Step, totals: Totals, grad_norm: float) -> None:
+        """Every rank holds the same numbers, so all stop, or none, before a weight or a bias changes."""
         wrong = {
             "loss": totals.loss,
             "z": totals.mean_z,
             "balance loss": totals.balance_loss,
+            **metrics.first_unsound_router(totals.router["router_logit_mean"], self.moe_layer_ids),
             "gradient norm": grad_norm,
         }
         wrong = {name: value for name, value in wrong.items() if not math.isfinite(value)}
@@ -217,6 +193,11 @@ class Trainer(titan.Trainer):
                 f"`python -m data_pipelines.explain {self.config.run.run_dir} --step {step.number}`, or lower the "
                 "learning rates."
             )
+        top_k = self.config.run.section("model").top_k
+        metrics.check_counts(totals.counts_LE, self.moe_layer_ids, tokens=self._tokens(step), top_k=top_k)
+
+    def _tokens(self, step: Step) -> int:
+        return step.num_windows * self.timeline.seq_len
 
     def _row(self, step: Step, totals: Totals, grad_norm: float, rates: dict[str, float]) -> dict[str, Any]:
         violations = metrics.max_violation(totals.counts_LE).tolist()
@@ -226,15 +207,16 @@ class Trainer(titan.Trainer):
             "phase": step.phase,
             "loss": totals.loss,
             "z_loss": self.loss_fn.z_loss_weight * totals.mean_z,
-            "balance_loss": totals.balance_loss,
+            "balance_loss": self.balancer.config.sequence_loss_weight * totals.balance_loss,
             "grad_norm": grad_norm,
             **rates,
             "global_batch": step.num_windows,
-            "max_violation": max(violations, default=0.0),
+            "max_violation": max(violations),
             "max_violation_by_layer": dict(zip(self.moe_layer_ids, violations, strict=True)),
-            "dead_experts": metrics.dead_experts(totals.counts_LE),
+            "dead_experts": int(metrics.dead_experts(totals.counts_LE).sum()),
             "batch_het": totals.batch_het,
-            "batch_digest": metrics.format_digest(totals.digest),
+            "batch_digest": totals.digest,
+            **self.watch.see(step.number, totals.counts_LE, totals.router),
         }
 
     def _log(self, step: Step, row: dict[str, Any]) -> None:
@@ -247,11 +229,13 @@ class Trainer(titan.Trainer):
                 row["validation"] = self.held_out.losses(self.model, self.device)
         seconds = {"data": 0.0, "forward_backward": 0.0, "optimizer": 0.0, "validation": 0.0} | self.stopwatch.lap()
         row["seconds"] = seconds | {"checkpoint": self.checkpointer.pop_save_seconds()}
-        row["tokens_per_second"] = step.num_windows * self.timeline.seq_len / seconds["total"]
+        row["tokens_per_second"] = self._tokens(step) / seconds["total"]
         flops = row["tokens_per_second"] * self.metrics_processor.num_flops_per_token
         peak = self.metrics_processor.gpu_peak_flops * dist.get_world_size()
         row["mfu"] = metrics.finite_or_none(flops / peak)
         self.sinks.write(row)
+        if "alarm" in row and self.balancer.config.alarm.stop:
+            raise RunError(f"step {step.number}: {row['alarm']}. The run stops because of balance.alarm.stop=true.")
 
     def state_dict(self) -> dict[str, Any]:
         """The step, and torch's RNG state (the same on every rank; no part of a step draws from it today)."""

@@ -42,6 +42,8 @@ SMALL = [
     "validation.windows=4",
     "metrics.wandb=disabled",
     "metrics.console=false",
+    "metrics.panels_every=3",
+    "metrics.heatmap_every=5",
 ]
 MESHES = {  # name -> replicas, shards, expert ranks
     "1 rank": (1, 1, 1),
@@ -187,6 +189,81 @@ def test_a_checkpoint_of_4_ranks_goes_on_on_1(finished, small, folder, tmp_path)
     assert [row["batch_digest"] for row in moved.rows] == [row["batch_digest"] for row in expected]
     # float32 sums in another order, for three steps
     assert [row["loss"] for row in moved.rows] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
+
+
+# Balance, seen
+
+
+def test_panels_are_in_the_rows_that_are_due(finished):
+    panels = {row["step"]: row["by_layer"] for row in finished["2 x 2, EP 2"].rows if "by_layer" in row}
+    assert list(panels) == [3, 6, 9]
+    for step, by_layer in panels.items():
+        violations = finished["2 x 2, EP 2"].rows[step - 1]["max_violation_by_layer"]
+        assert by_layer["max_violation"] == violations
+        assert set(by_layer["bias_spread"]) == {"1", "2", "3"}
+        assert all(0 < value < 1 for value in by_layer["load_entropy"].values())
+        assert all(2 / 8 <= value < 1 for value in by_layer["routing_confidence"].values())
+
+
+def test_panels_of_4_ranks_are_those_of_1(finished):
+    """Sums and maxima over ranks: one that was forgotten would show as a factor."""
+    one, four = (finished[name].rows[2]["by_layer"] for name in ("1 rank", "2 x 2, EP 2"))
+    for name, by_layer in one.items():
+        assert four[name] == pytest.approx(by_layer, rel=1e-3, abs=1e-6), name  # float32, two updates apart
+
+
+def test_groups_of_layers_are_what_a_dashboard_shows(finished):
+    (row,) = [row for row in finished["1 rank"].rows if row["step"] == 3]
+    assert list(row["balance"]) == ["early", "middle", "late"]
+    assert [group["max_violation"] for group in row["balance"].values()] == list(row["max_violation_by_layer"].values())
+
+
+def test_the_loads_are_drawn(finished, one_rank_dir):
+    assert {row["step"]: row["loads"] for row in finished["1 rank"].rows if "loads" in row} == {
+        5: str(one_rank_dir / "loads.png"),
+        10: str(one_rank_dir / "loads.png"),
+    }
+    assert (one_rank_dir / "loads.png").stat().st_size > 1000
+
+
+def test_a_collapse_warns_and_stops_all_ranks_where_that_is_wanted(small, tmp_path):
+    alarm = ["balance.alarm.max_violation=0.01", "balance.alarm.steps=2", "balance.alarm.stop=true"]
+    result = run([*small, *mesh("1 x 2, EP 2"), *alarm], run_dir=tmp_path / "run", num_ranks=2)
+    refused(result, "step 2: experts collapsed for 2 steps in a row; layer 1: MaxVio", exit_code=RUN_EXIT)
+    assert ["alarm" in row for row in result.rows] == [False, True]
+
+
+def poison_a_router() -> None:
+    """One weight of the gate of layer 2 becomes NaN before step 2, on rank 1 alone."""
+    import os
+
+    import torch
+
+    from train.model.afmoe import moe_layers
+    from train.trainer import Trainer
+
+    train_step = Trainer.train_step
+
+    def train_step_poisoned(self, data_iterator):
+        if self.step == 2 and os.environ["RANK"] == "1":
+            gate = dict(moe_layers(self.model))["2"].router.gate
+            gate.weight.detach().to_local()[0, 0] = math.nan
+        biases = [layer.expert_bias_E.clone() for _, layer in moe_layers(self.model)]
+        try:
+            train_step(self, data_iterator)
+        finally:
+            after = [layer.expert_bias_E for _, layer in moe_layers(self.model)]
+            print(f"step {self.step} changed biases: {not all(map(torch.equal, biases, after))}")
+
+    Trainer.train_step = train_step_poisoned
+
+
+def test_a_nan_in_the_router_stops_all_ranks_and_names_the_layer(small, tmp_path):
+    result = run([*small, *mesh("1 x 2, EP 2")], run_dir=tmp_path / "run", num_ranks=2, hook=poison_a_router)
+    refused(result, "step 2", "loss is nan", "mean router logit of layer 2 is nan", exit_code=RUN_EXIT)
+    assert "layer 3" not in result.output  # NaN as well, because of layer 2
+    assert result.output.count("step 1 changed biases: True") == 2
+    assert result.output.count("step 2 changed biases: False") == 2
 
 
 # Rows

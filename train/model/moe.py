@@ -15,16 +15,31 @@ from torchtitan.models.common.linear import Linear
 from torchtitan.models.common.moe import GroupedExperts, RoutedExperts, TokenChoiceTopKRouter
 from torchtitan.protocols.module import Module
 
+from train.model.tally import Tally
 
-class Float32Linear(Linear):
-    """The router's gate. float32 whatever the training dtype: bf16 scores tie, and ties pick experts by index."""
+
+class Gate(Linear):
+    """The router's logits. float32 whatever the training dtype: bf16 scores tie, and ties pick experts by index."""
+
+    _logits_BLE: Tensor | None = None
 
     @dataclass(kw_only=True, slots=True)
     class Config(Linear.Config):
         pass
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input.float(), self.weight.float())
+        logits_BLE = F.linear(input.float(), self.weight.float())
+        self._logits_BLE = logits_BLE.detach()
+        return logits_BLE
+
+    def pop_logits(self) -> Tensor:
+        """Those of the last forward pass, detached; no longer held here then.
+
+        torchtitan's router hands on only their sigmoid, in which large ones are all 1.
+        """
+        logits_BLE, self._logits_BLE = self._logits_BLE, None
+        assert logits_BLE is not None
+        return logits_BLE
 
 
 class Experts(GroupedExperts):
@@ -48,17 +63,13 @@ class Experts(GroupedExperts):
 class MoE(Module):
     """Shared experts plus top-k routed ones, with a selection bias that only a balancing rule changes.
 
-    Buffers, the same on every rank where persistent:
-        expert_bias_E      float32, added to the scores for selection only
-        bias_momentum_E    float32, SMEBU's momentum
-        token_counts_E     int64, routed tokens of this rank since the last optimizer step
-        balance_loss       float32, sum of the sequence-wise losses of this rank since then, before their weight
+    Buffers, float32, the same on every rank:
+        expert_bias_E      added to the scores for selection only
+        bias_momentum_E    SMEBU's momentum
     """
 
     expert_bias_E: Tensor
     bias_momentum_E: Tensor
-    token_counts_E: Tensor
-    balance_loss: Tensor
 
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
@@ -78,23 +89,22 @@ class MoE(Module):
         """Factor on the gradient of each sequence's balance loss; the trainer sets it every step."""
         self.register_buffer("expert_bias_E", torch.zeros(self.num_experts, dtype=torch.float32))
         self.register_buffer("bias_momentum_E", torch.zeros(self.num_experts, dtype=torch.float32))
-        self.register_buffer("token_counts_E", torch.zeros(self.num_experts, dtype=torch.int64), persistent=False)
-        self.register_buffer("balance_loss", torch.zeros((), dtype=torch.float32), persistent=False)
+        self.tally = Tally.Config(num_experts=self.num_experts).build()
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         weights_BLK, expert_ids_BLK, scores_BLE = self.router(x_BLD, self.expert_bias_E)
+        logits_BLE = self.router.gate.pop_logits()
         counts_BE = count_tokens(expert_ids_BLK, num_experts=self.num_experts)
         if self.training:
-            weights_BLK = self._record(weights_BLK, scores_BLE, counts_BE)
+            loss_B = sequence_balance_loss(scores_BLE, counts_BE, top_k=self.top_k)
+            confidence_BL = routing_confidence(scores_BLE, expert_ids_BLK)
+            self.tally.add_(counts_BE, loss_B=loss_B, logits_BLE=logits_BLE, confidence_BL=confidence_BL)
+            weights_BLK = self._attach(loss_B, weights_BLK)
         out_BLD = self.routed_experts(x_BLD, weights_BLK, expert_ids_BLK, counts_BE.sum(0))
         return out_BLD if self.shared_experts is None else out_BLD + self.shared_experts(x_BLD)
 
-    def _record(self, weights_BLK: Tensor, scores_BLE: Tensor, counts_BE: Tensor) -> Tensor:
-        """Counts the tokens once and ties the balance loss to the backward pass of `weights_BLK`."""
-        loss_B = sequence_balance_loss(scores_BLE, counts_BE, top_k=self.top_k)
-        if not is_recomputing():
-            self.token_counts_E += counts_BE.sum(0)
-            self.balance_loss += loss_B.detach().sum()
+    def _attach(self, loss_B: Tensor, weights_BLK: Tensor) -> Tensor:
+        """Ties the balance loss to the backward pass of `weights_BLK`."""
         if self.balance_loss_weight == 0:
             return weights_BLK
         return _AttachLoss.apply(weights_BLK, loss_B.sum() * self.balance_loss_weight)
@@ -123,9 +133,10 @@ def sequence_balance_loss(scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int) 
     return (counts_BE.to(share_BE.dtype) * (E / (top_k * L)) * share_BE).sum(-1)
 
 
-def is_recomputing() -> bool:
-    """Whether this forward pass is activation checkpointing's second one, run from inside the backward pass."""
-    return torch._C._current_graph_task_id() != -1
+@torch.no_grad()
+def routing_confidence(scores_BLE: Tensor, expert_ids_BLK: Tensor) -> Tensor:
+    """Share of a token's scores that its experts have, float32 [B, L]: K / E where all are alike, towards 1 if sure."""
+    return scores_BLE.gather(-1, expert_ids_BLK).sum(-1) / scores_BLE.sum(-1)
 
 
 class _AttachLoss(torch.autograd.Function):

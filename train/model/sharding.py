@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from train.model.afmoe import Afmoe
 
 _EXPERT_LAYOUT: dict[str, spmd.PerMeshAxisSpmdType] = {"w1_EFD": spmd.S(1), "w2_EDF": spmd.S(2), "w3_EFD": spmd.S(1)}
-_MOE_BUFFERS = ("expert_bias_E", "bias_momentum_E", "token_counts_E", "balance_loss")
+_MOE_BUFFERS = ("expert_bias_E", "bias_momentum_E")
 
 
 def set_sharding(config: Afmoe.Config, *, enable_ep: bool) -> None:

@@ -16,7 +16,7 @@ from train.model.afmoe import Afmoe, AfmoeBlock
 from train.model.attention import GatedAttention, inner_attention
 from train.model.config import ModelConfig
 from train.model.head import Head
-from train.model.moe import Experts, Float32Linear, MoE
+from train.model.moe import Experts, Gate, MoE
 from train.model.sharding import parallelize
 
 SKIP = {"weight": skip_param_init}
@@ -98,7 +98,7 @@ def _moe(model: ModelConfig) -> MoE.Config:
         route_norm=model.route_norm,
         route_scale=model.route_scale,
     )
-    router.gate = Float32Linear.Config(in_features=model.dim, out_features=model.num_experts, param_init=SKIP)
+    router.gate = Gate.Config(in_features=model.dim, out_features=model.num_experts, param_init=SKIP)
     experts = Experts.Config(
         dim=model.dim,
         hidden_dim=model.expert_hidden_dim,

@@ -62,8 +62,8 @@ def test_a_large_bias_sends_every_token_to_its_expert() -> None:
     moe = make_moe()
     moe.expert_bias_E[4] += 10
     moe(make_input())
-    assert moe.token_counts_E[4] == B * L
-    assert moe.token_counts_E.sum() == B * L * K
+    assert moe.tally.counts_E[4] == B * L
+    assert moe.tally.counts_E.sum() == B * L * K
 
 
 def test_the_gate_computes_in_float32_whatever_comes_in() -> None:
@@ -84,16 +84,16 @@ def test_counts_by_hand() -> None:
 def test_counts_add_up_over_microbatches() -> None:
     moe, x_BLD = make_moe(), make_input()
     moe(x_BLD)
-    once_E = moe.token_counts_E.clone()
+    once_E = moe.tally.counts_E.clone()
     moe(x_BLD)
-    assert torch.equal(moe.token_counts_E, 2 * once_E)
+    assert torch.equal(moe.tally.counts_E, 2 * once_E)
 
 
 def test_evaluation_counts_nothing() -> None:
     moe = make_moe().eval()
     moe(make_input())
-    assert not moe.token_counts_E.any()
-    assert moe.balance_loss == 0
+    assert not moe.tally.counts_E.any()
+    assert moe.tally.balance_loss == 0
 
 
 def test_recomputation_counts_once_and_gives_the_same_gradients() -> None:
@@ -105,7 +105,7 @@ def test_recomputation_counts_once_and_gives_the_same_gradients() -> None:
         out_BLD = checkpoint(moe, x_BLD, use_reentrant=False) if recompute else moe(x_BLD)
         assert isinstance(out_BLD, Tensor)
         out_BLD.square().sum().backward()
-        taken.append((moe.token_counts_E, moe.balance_loss, gradients(moe)))
+        taken.append((moe.tally.counts_E, moe.tally.balance_loss, gradients(moe)))
     (counts_E, loss, plain), (recomputed_counts_E, recomputed_loss, recomputed) = taken
     assert torch.equal(counts_E, recomputed_counts_E)
     assert counts_E.sum() == B * L * K
@@ -118,7 +118,7 @@ def test_the_engines_activation_checkpointing_counts_every_token_once(tmp_path: 
     model = build_model(tiny_config(), seq_len=L)
     FullAC.Config().build(dump_folder=str(tmp_path)).apply(model)
     model(random_tokens(B, L)).sum().backward()
-    assert [int(moe.token_counts_E.sum()) for _, moe in moe_layers(model)] == [B * L * K] * 3
+    assert [int(moe.tally.counts_E.sum()) for _, moe in moe_layers(model)] == [B * L * K] * 3
 
 
 def test_the_balance_loss_of_uniform_routing_is_1() -> None:
@@ -182,4 +182,4 @@ def test_the_output_does_not_see_the_balance_loss() -> None:
 def test_the_state_holds_what_the_rule_moves_and_no_counts() -> None:
     state = make_moe().state_dict()
     assert {"expert_bias_E", "bias_momentum_E"} <= state.keys()
-    assert not {"token_counts_E", "balance_loss"} & state.keys()
+    assert not any(name.startswith("tally") for name in state)

@@ -1,0 +1,89 @@
+"""What the MoE layers of a rank count between two optimizer steps: each routed token once, under any recomputation.
+
+B = batch, L = sequence, E = experts; where layers are stacked, the L in front is layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchtitan.protocols.module import Module
+
+
+class Tallies(NamedTuple):
+    """Of all layers, since they were last taken."""
+
+    counts_LE: Tensor
+    """int64: tokens routed to each expert."""
+    balance_loss_L: Tensor
+    """float32: sum of the sequence-wise balance losses, before their weight."""
+    router_L3: Tensor
+    """float32: sums of the router's logits, of their squares, and of the confidence of each token."""
+    max_logit_L: Tensor
+    """float32: the router's largest logit; -inf where there was no token."""
+
+
+class Tally(Module):
+    """The counters of one layer. They are in no checkpoint: a step begins and ends with them at 0."""
+
+    counts_E: Tensor
+    balance_loss: Tensor
+    router_3: Tensor
+    max_logit: Tensor
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Module.Config):
+        num_experts: int
+
+    def __init__(self, config: Config):
+        super().__init__()
+        zeros = {
+            "counts_E": torch.zeros(config.num_experts, dtype=torch.int64),
+            "balance_loss": torch.zeros((), dtype=torch.float32),
+            "router_3": torch.zeros(3, dtype=torch.float32),
+            "max_logit": torch.zeros((), dtype=torch.float32),
+        }
+        for name, tensor in zeros.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.clear_()
+
+    @torch.no_grad()
+    def add_(self, counts_BE: Tensor, *, loss_B: Tensor, logits_BLE: Tensor, confidence_BL: Tensor) -> None:
+        """Adds one microbatch; nothing where the forward pass is a repeated one, whose tokens are counted already."""
+        if is_recomputing():
+            return
+        self.counts_E += counts_BE.sum(0)
+        self.balance_loss += loss_B.sum()
+        self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence_BL.sum()])
+        torch.maximum(self.max_logit, logits_BLE.amax(), out=self.max_logit)
+
+    def clear_(self) -> None:
+        for buffer in self.buffers():
+            buffer.zero_()
+        self.max_logit.fill_(-torch.inf)
+
+    def _init_self_buffers(self, *, buffer_device: torch.device | None = None) -> None:
+        self.clear_()
+
+
+@torch.no_grad()
+def take(tallies: Sequence[Tally]) -> Tallies:
+    """What the layers have counted; they start anew."""
+    taken = Tallies(
+        counts_LE=torch.stack([tally.counts_E for tally in tallies]),
+        balance_loss_L=torch.stack([tally.balance_loss for tally in tallies]),
+        router_L3=torch.stack([tally.router_3 for tally in tallies]),
+        max_logit_L=torch.stack([tally.max_logit for tally in tallies]),
+    )
+    for tally in tallies:
+        tally.clear_()
+    return taken
+
+
+def is_recomputing() -> bool:
+    """Whether this forward pass is activation checkpointing's second one, run from inside the backward pass."""
+    return torch._C._current_graph_task_id() != -1

@@ -1,0 +1,51 @@
+"""What a run sees of its balance: panels, a picture of the loads, the collapse alarm. Parts of a row, in some steps.
+
+L = MoE layers, E = experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from train import metrics
+from train.alarm import CollapseAlarm
+from train.balance import Balancer
+from train.heatmap import draw_loads
+from train.sinks import MetricsConfig
+
+
+class BalanceWatch:
+    """Looks at each step once."""
+
+    def __init__(self, config: MetricsConfig, balancer: Balancer, layer_ids: Sequence[str], *, picture: Path | None):
+        """picture: where the loads are drawn; None on the ranks that draw nothing."""
+        self._config = config
+        self._balancer = balancer
+        self._layer_ids = layer_ids
+        self._picture = picture
+        self._alarm = CollapseAlarm(balancer.config.alarm, layer_ids)
+
+    def see(self, step: int, counts_LE: Tensor, router: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Parts of the row of `step`, after the biases have moved.
+
+        counts_LE: int64, of the whole step, on the host; router: its panels, [L] each.
+        """
+        parts: dict[str, Any] = {}
+        if is_due(self._config.panels_every, step):
+            panels = self._balancer.panels(counts_LE) | dict(router)
+            parts |= {"balance": metrics.by_group(panels), "by_layer": metrics.by_layer(panels, self._layer_ids)}
+        if self._picture is not None and is_due(self._config.heatmap_every, step):
+            draw_loads(counts_LE, self._layer_ids, title=f"step {step:,}", path=self._picture)
+            parts["loads"] = self._picture
+        if (warning := self._alarm.observe(counts_LE)) is not None:
+            parts["alarm"] = warning
+        return parts
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether something that happens in every so-many-th step happens in this one; 0: never."""
+    return every > 0 and step % every == 0
