@@ -180,7 +180,10 @@ def test_the_norm_that_closes_each_half_of_a_layer_starts_at_the_depth_scale() -
 
 def test_biases_and_counts_start_at_0() -> None:
     buffers = {name: b for name, b in fresh().named_buffers() if ".moe." in name}
-    assert len(buffers) == 4 * 3  # four of each of three MoE layers
+    largest = [buffers.pop(name) for name in list(buffers) if name.endswith("max_logit")]
+    assert len(largest) == 3  # of each MoE layer
+    assert all(logit == -torch.inf for logit in largest)
+    assert len(buffers) == 5 * 3
     assert not any(buffer.any() for buffer in buffers.values())
 
 
