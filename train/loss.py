@@ -142,7 +142,12 @@ class CrossEntropyZLoss(BaseLoss):
         self.z_loss_weight = config.section.z_loss_weight
         self.fn = logit_loss_
         self._maybe_compile(compile_config)
-        self._linear_loss = partial(linear_loss, chunk_tokens=config.section.chunk_tokens, logit_loss_=self.fn)
+        if config.section.kernel == "liger":
+            from train.liger import liger_loss  # an optional package
+
+            self._linear_loss = liger_loss
+        else:
+            self._linear_loss = partial(linear_loss, chunk_tokens=config.section.chunk_tokens, logit_loss_=self.fn)
 
     def __call__(self, hidden_BLD: Tensor, head_VD: Tensor, labels_BL: Tensor) -> LossSums:
         hidden_TD, labels_T = hidden_BLD.flatten(0, 1), labels_BL.flatten()
