@@ -105,7 +105,7 @@ class _LinearLoss(torch.autograd.Function):
             sums = chunk_loss_(logits_CV, labels_T[chunk])
             if with_gradient:
                 grad_CV = logits_CV.to(head_VD.dtype)
-                del logits_CV  # may be the larger of the two
+                del logits_CV  # float32; its copy in the dtype of the head is all that follows needs
                 torch.mm(grad_CV, head_VD, out=grad_TD[chunk])
                 grad_VD.add_(grad_CV.T @ hidden_TD[chunk])
             return torch.stack(sums)
@@ -123,8 +123,8 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_figures: Tensor) -> tuple[Tensor | None, ...]:
         grad_TD, grad_VD = ctx.saved_tensors
         scale = grad_figures[0]
-        # hidden states: in float32, or a bfloat16 scale would pull all of them the same way
-        # head: in place, for it may be larger than a chunk
+        # hidden states: in float32, where no device rounds the scale to bfloat16 first, and all gradients with it
+        # head: in place, for its gradient may be larger than a chunk
         scaled_TD = (grad_TD.float() * scale).to(grad_TD.dtype)
         return scaled_TD, grad_VD.mul_(scale).to(ctx.head_dtype), None, None, None, None
 
