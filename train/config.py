@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -52,8 +52,12 @@ class LossConfig:
     z_loss_weight: float = 0.0
     """Weight of the mean squared logsumexp of the LM logits. Trinity Large: 1e-6, after larger values destabilised it
     (report, section 4)."""
+    kernel: Literal["torch", "liger"] = "torch"
+    """Who makes the loss: `torch`'s operations, anywhere, or `liger`'s fused linear cross-entropy (train/liger.py), on
+    CUDA with the extra of that name installed. liger reports neither the mean logsumexp nor the largest logit."""
     chunk_tokens: int = 1024
-    """Tokens of a microbatch whose logits exist at a time; bounds memory. Numbers differ only by the order of sums."""
+    """Tokens of a microbatch whose logits exist at a time; bounds memory. Numbers differ only by the order of sums.
+    liger chooses its own: as many as keep the logits as small as the hidden states of the microbatch."""
 
     def __post_init__(self) -> None:
         if self.z_loss_weight < 0:
@@ -177,6 +181,7 @@ def load_run(run_dir: str | Path) -> Run:
     settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     settings["run"]["dir"] = str(run_dir)  # type: ignore[index]  (the folder may have been moved)
     settings["model"]["attention"] = "sdpa"  # type: ignore[index]  (who opens a run reads it, on any machine)
+    settings["loss"]["kernel"] = "torch"  # type: ignore[index]  (likewise)
     return check(settings)  # type: ignore[arg-type]
 
 

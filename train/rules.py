@@ -187,6 +187,21 @@ def varlen_attention_is_bfloat16(run: Any) -> str | None:
     return None
 
 
+def liger_needs_cuda(run: Any) -> str | None:
+    if run.loss.kernel == "liger" and not torch.cuda.is_available():
+        return "loss.kernel=liger: needs a CUDA device, and this machine has none; set torch"
+    return None
+
+
+def liger_is_installed(run: Any) -> str | None:
+    if run.loss.kernel == "liger" and find_spec("liger_kernel") is None:
+        return (
+            "loss.kernel=liger: needs liger_kernel, which is not installed; "
+            "install it (pip install -c launch/constraints.txt -e '.[liger]') or set torch"
+        )
+    return None
+
+
 def stop_lies_in_the_run(run: Any) -> str | None:
     if run.run.stop_after_step is not None and run.run.stop_after_step < 1:
         return f"run.stop_after_step={run.run.stop_after_step}: must be at least 1, or null"
@@ -210,6 +225,8 @@ RULES: tuple[Rule, ...] = (
     attention_needs_cuda,
     varlen_attention_is_installed,
     varlen_attention_is_bfloat16,
+    liger_needs_cuda,
+    liger_is_installed,
     stop_lies_in_the_run,
 )
 

@@ -31,6 +31,7 @@ FREE = (
     "training.gc_freq",
     "training.gc_debug",
     "model.attention",
+    "loss.kernel",
     "loss.chunk_tokens",
     "model.name",
     "optimizer.muon.exchange_mib",

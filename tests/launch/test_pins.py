@@ -14,6 +14,8 @@ OURS = ("train", "data_pipelines", "launch", "tests")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = PROJECT["dependencies"]
 DEV = PROJECT["optional-dependencies"]["dev"]
+LIGER = PROJECT["optional-dependencies"]["liger"]
+PINS = RUNTIME + DEV + LIGER
 
 
 def distribution(requirement: str) -> str:
@@ -37,17 +39,27 @@ def imported_distributions(folder: str) -> set[str]:
 
 def test_every_exact_pin_is_in_the_lock() -> None:
     lock = (ROOT / "launch" / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
-    pins = [re.sub(r"\[.*\]", "", pin).lower().replace("_", "-") for pin in RUNTIME + DEV if "==" in pin.split(";")[0]]
+    pins = [re.sub(r"\[.*\]", "", pin).lower().replace("_", "-") for pin in PINS if "==" in pin.split(";")[0]]
     assert [pin for pin in pins if pin not in lock] == []
 
 
 def test_everything_is_pinned_exactly_but_torch_and_triton() -> None:
-    loose = {distribution(pin) for pin in RUNTIME + DEV if "==" not in pin.split(";")[0]}
+    loose = {distribution(pin) for pin in PINS if "==" not in pin.split(";")[0]}
     assert loose == {"torch", "triton"}
 
 
 def test_everything_that_the_code_imports_is_declared() -> None:
-    declared = {distribution(pin) for pin in RUNTIME}
+    declared = {distribution(pin) for pin in RUNTIME + LIGER}
     for folder in ("train", "data_pipelines", "launch"):
         assert imported_distributions(folder) - declared == set()
     assert imported_distributions("tests") - declared - {distribution(pin) for pin in DEV} == set()
+
+
+def test_the_trainer_starts_without_the_liger_extra() -> None:
+    starts_with = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "train").rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and "liger" in ast.unparse(node)
+    }
+    assert starts_with == {"train/liger.py"}

@@ -215,6 +215,21 @@ def test_varlen_attention_without_its_package_is_refused(
     assert problem.endswith("install it or set flex")
 
 
+def test_the_loss_of_liger_is_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    problem = only_problem_of("loss.kernel=liger")
+    assert problem == "loss.kernel=liger: needs a CUDA device, and this machine has none; set torch"
+
+
+def test_the_loss_of_liger_is_refused_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("train.rules.find_spec", lambda name: None if name == "liger_kernel" else object())
+    problem = only_problem_of("loss.kernel=liger")
+    assert problem.startswith("loss.kernel=liger: needs liger_kernel, which is not installed; install it (pip install ")
+    monkeypatch.setattr("train.rules.find_spec", lambda name: object())
+    check_smoke("loss.kernel=liger")
+
+
 def test_varlen_attention_computes_in_bfloat16_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("train.rules.get_cuda_flash_attention_impl", lambda: None)

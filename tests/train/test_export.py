@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -153,8 +154,9 @@ def test_a_checkpoint_is_asked_for_by_its_step_or_by_the_phase_that_it_ends(
 
 def test_a_run_of_a_gpu_machine_is_exported_on_one_without(run_dir: Path, state: dict, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    config = (run_dir / "config.yaml").read_text()
-    (tmp_path / "run/config.yaml").write_text(config.replace("attention: auto", "attention: flex"))
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.model.attention, config.loss.kernel = "flex", "liger"
+    OmegaConf.save(config, tmp_path / "run/config.yaml")
     (tmp_path / "run/checkpoint").symlink_to(run_dir / "checkpoint")
     assert main([str(tmp_path / "run"), str(tmp_path / "hf")]) == 0
 

@@ -1,0 +1,90 @@
+"""Measures the memory of the loss in chunks against the plain one, which holds the logits of all tokens.
+
+    python -m tests.bench_loss [--real-vocabulary 25024]
+
+First, bytes of all tensors in a forward and a backward pass at 8,192 tokens and a vocabulary of 200,192, in bfloat16.
+The tensors are fake: the plain loss would need 33 GB. Widths are those of the published models, for the gradient of the
+head grows with them and has no chunks; 256 shows the logits almost alone. Then the same passes for real, each in a
+process of its own, whose memory the operating system counts: both losses at a smaller vocabulary, and the chunks at the
+whole one, which takes some minutes.
+
+Ends with status 1 where the chunks take more than 25 % of the plain loss, or where the bytes of the tensors are not
+what the process grew by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from torch._subclasses import FakeTensorMode
+
+from tests.train.loss_cases import TOKENS, VOCABULARY, peak_bytes, plain_loss
+from train.config import LossConfig
+from train.loss import linear_loss
+
+LOSSES = {"plain": plain_loss, "chunks": partial(linear_loss, chunk_tokens=LossConfig().chunk_tokens)}
+WIDTHS = {256: "", 1024: "Nano", 2048: "Mini", 3072: "Large"}
+BOUND = 0.25
+SCRATCH_BYTES = 64 * 2**20
+"""What a process may take besides tensors: the buffers of a matrix product, whatever its size."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench_loss", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--real-vocabulary", type=int, default=25_024, help="default: 25024, 5 GB for the plain loss")
+    args = parser.parse_args(arguments)
+    share = largest_share()
+    print(f"\nwidth 256, for real{'tensors':>31}{'process':>18}")
+    runs = [(name, args.real_vocabulary) for name in LOSSES] + [("chunks", VOCABULARY)]
+    gaps = [run_for_real(name, vocabulary) for name, vocabulary in runs]
+    return int(share > BOUND or max(gaps) > SCRATCH_BYTES)
+
+
+def largest_share() -> float:
+    """Prints the table of fake tensors; returns the largest share of the plain loss's bytes that the chunks take."""
+    print(f"{TOKENS:,} tokens, vocabulary {VOCABULARY:,}, chunks of {LossConfig().chunk_tokens:,}, bytes of tensors")
+    print(f"{'width':>16}{'plain':>18}{'chunks':>18}")
+    return max(compare(width) for width in WIDTHS)
+
+
+def compare(width: int) -> float:
+    """Prints a row; returns the share."""
+    with FakeTensorMode():
+        plain, chunks = (peak_bytes(loss, width=width) for loss in LOSSES.values())
+    print(f"{WIDTHS[width]:>8}{width:>8}{plain:>18,}{chunks:>18,} = {chunks / plain:.1%}, allowed: {BOUND:.0%}")
+    return chunks / plain
+
+
+def run_for_real(name: str, vocabulary: int) -> int:
+    """Prints a row; returns by how many bytes the process's growth and the tensors differ."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        tensors, grown = process.submit(measure, name, vocabulary).result()
+    print(f"{name:>8}, vocabulary {vocabulary:>11,}{tensors:>18,}{grown:>18,}")
+    return abs(grown - tensors)
+
+
+def measure(name: str, vocabulary: int) -> tuple[int, int]:
+    """(peak bytes of the tensors, growth of this process to its peak)."""
+    peak_bytes(LOSSES[name], width=256, tokens=64, vocabulary=512)  # threads and libraries are there from now on
+    before = status_bytes("VmRSS")
+    tensors = peak_bytes(LOSSES[name], width=256, vocabulary=vocabulary)
+    return tensors, status_bytes("VmHWM") - before
+
+
+def status_bytes(key: str) -> int:
+    """A line of this process's status; VmHWM is its peak of VmRSS."""
+    match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match, key
+    return int(match[1]) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
