@@ -1,6 +1,6 @@
 """The figures of one optimizer step, over all its microbatches and ranks.
 
-M = microbatches of this rank, L = MoE layers, E = experts.
+M = microbatches of this rank, S = figures of each, L = MoE layers, E = experts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ class Totals(NamedTuple):
 
     loss: float
     """Mean cross-entropy, nats per token."""
+    accuracy: float
+    """Share of the tokens whose label had the largest logit."""
     mean_z: float
     """Mean squared logsumexp of the LM logits."""
+    mean_lse: float
+    """Mean logsumexp of the LM logits; NaN where the loss does not measure it."""
+    max_logit: float
+    """Largest LM logit; NaN likewise."""
     balance_loss: float
     """Sequence-wise balance loss before its weight: mean over the sequences of the global batch, layers summed."""
     batch_het: float
@@ -36,33 +42,39 @@ class Totals(NamedTuple):
 
 
 def total(
-    sums_M3: Tensor, tallies: Tallies, *, digest: int, num_sequences: int, tokens: int, group: dist.ProcessGroup | None
+    figures_MS: Tensor,
+    tallies: Tallies,
+    *,
+    digest: int,
+    num_sequences: int,
+    tokens: int,
+    group: dist.ProcessGroup | None,
 ) -> Totals:
     """In two collectives, one for sums and one for maxima, however many figures there are.
 
-    sums_M3: float64, cross-entropy, z and number of labelled tokens of each microbatch; digest: of this rank's windows;
-    num_sequences, tokens: of the whole step; group: the ranks that share its batch (None: one rank).
+    figures_MS: float64, LossSums without its total, then the number of labelled tokens, of each microbatch; digest: of
+    this rank's windows; num_sequences, tokens: of the whole step; group: the ranks that share its batch (None: one).
     """
-    losses_M = sums_M3[:, 0] / sums_M3[:, 2]
-    halves = torch.tensor(metrics.split_digest(digest), device=losses_M.device)
-    count = torch.tensor(len(losses_M), device=losses_M.device)
-    sums, loss_sum, num_losses, counts_LE, balance_loss, router_L3, halves = reduce_together(
-        [
-            *(sums_M3.sum(0), losses_M.sum(), count),
-            *(tallies.counts_LE, tallies.balance_loss_L.sum(), tallies.router_L3, halves),
-        ],
-        group=group,
+    cross_entropy_M, z_M, lse_M, correct_M, max_logit_M, labelled_M = figures_MS.unbind(1)
+    losses_M = cross_entropy_M / labelled_M
+    sums = torch.stack([cross_entropy_M, z_M, lse_M, correct_M, labelled_M, losses_M, torch.ones_like(losses_M)]).sum(1)
+    halves = torch.tensor(metrics.split_digest(digest), device=sums.device)
+    sums, halves, counts_LE, balance_loss, router_L3 = reduce_together(
+        [sums, halves, tallies.counts_LE, tallies.balance_loss_L.sum(), tallies.router_L3], group=group
     )
-    largest_loss, max_logit_L = reduce_together(
-        [losses_M.max(), tallies.max_logit_L], group=group, op=dist.ReduceOp.MAX
+    max_loss, max_logit, max_router_logit_L = reduce_together(
+        [losses_M.max(), max_logit_M.max(), tallies.max_logit_L], group=group, op=dist.ReduceOp.MAX
     )
-    cross_entropy, z, labelled = sums.tolist()
+    cross_entropy, z, lse, correct, labelled, sum_of_losses, num_losses = sums.tolist()
     return Totals(
         loss=cross_entropy / labelled,
+        accuracy=correct / labelled,
         mean_z=z / labelled,
+        mean_lse=lse / labelled,
+        max_logit=float(max_logit),
         balance_loss=float(balance_loss) / num_sequences,
-        batch_het=float(largest_loss - loss_sum / num_losses),
+        batch_het=float(max_loss) - sum_of_losses / num_losses,
         counts_LE=counts_LE.long(),
-        router=metrics.router_panels(router_L3, max_logit_L, tokens=tokens, num_experts=counts_LE.shape[-1]),
+        router=metrics.router_panels(router_L3, max_router_logit_L, tokens=tokens, num_experts=counts_LE.shape[-1]),
         digest=metrics.format_digest(halves.tolist()),
     )

@@ -147,7 +147,7 @@ class Trainer(titan.Trainer):
         ]
 
     def _forward_backward(self, step: Step, microbatches: list[Batch]) -> Tensor:
-        """Accumulates the gradients. Returns each microbatch's sums [cross-entropy, z, labelled tokens], float64."""
+        """Accumulates the gradients. Returns what train/totals.py wants of each microbatch, float64."""
         self.balancer.weigh_sequences(step.num_windows)
         tokens = torch.stack([(labels != IGNORE_INDEX).sum() for _, labels in microbatches])
         global_tokens = dist_utils.dist_sum_tensor(tokens.sum(), self.batch_mesh)
@@ -160,11 +160,11 @@ class Trainer(titan.Trainer):
     def _forward_backward_body(
         self, inputs: Tensor, labels: Tensor, global_valid_tokens: Tensor, extra_kwargs: dict[str, Any]
     ) -> Tensor:
-        """torchtitan's, but the head takes the loss in, and what comes back is [cross-entropy, z], sums."""
+        """torchtitan's, but the head takes the loss in, and what comes back are the figures without a gradient."""
         with self.train_context():
             sums: LossSums = self.model(inputs, **extra_kwargs, loss=partial(self.loss_fn, labels_BL=labels))
             (sums.total / global_valid_tokens).backward()
-        return torch.stack([sums.cross_entropy, sums.z])
+        return torch.stack(sums[1:])
 
     def _clip(self) -> float:
         shard_mesh = self.parallel_dims.get_optional_mesh("fsdp")
@@ -206,6 +206,9 @@ class Trainer(titan.Trainer):
             "tokens": (step.first_window + step.num_windows) * self.timeline.seq_len,
             "phase": step.phase,
             "loss": totals.loss,
+            "accuracy": totals.accuracy,
+            "lm_logit_max": metrics.finite_or_none(totals.max_logit),
+            "lm_logsumexp": metrics.finite_or_none(totals.mean_lse),
             "z_loss": self.loss_fn.z_loss_weight * totals.mean_z,
             "balance_loss": self.balancer.config.sequence_loss_weight * totals.balance_loss,
             "grad_norm": grad_norm,

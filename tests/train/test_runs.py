@@ -270,6 +270,7 @@ def test_a_nan_in_the_router_stops_all_ranks_and_names_the_layer(small, tmp_path
 
 
 KEYS = {
+    *("accuracy", "lm_logit_max", "lm_logsumexp", "max_violation_by_layer", "dead_experts"),
     *("step", "tokens", "phase", "loss", "z_loss", "balance_loss", "grad_norm", "lr_muon", "lr_adamw", "global_batch"),
     *("max_violation", "batch_het", "tokens_per_second", "mfu", "batch_digest"),
 }
