@@ -50,7 +50,7 @@ class MoE(Module):
 
     Buffers, the same on every rank where persistent:
         expert_bias_E      float32, added to the scores for selection only
-        bias_momentum_E    float32, SMEBU's momentum
+        bias_momentum_E    float32, what the last step added to it; SMEBU's momentum
         token_counts_E     int64, routed tokens of this rank since the last optimizer step
         balance_loss       float32, sum of the sequence-wise losses of this rank since then, before their weight
     """
