@@ -233,6 +233,7 @@ class Trainer(titan.Trainer):
             "max_violation": max(violations, default=0.0),
             "max_violation_by_layer": dict(zip(self.moe_layer_ids, violations, strict=True)),
             "dead_experts": metrics.dead_experts(totals.counts_LE),
+            **self.balancer.restlessness(),
             "batch_het": totals.batch_het,
             "batch_digest": metrics.format_digest(totals.digest),
         }
