@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -48,22 +50,31 @@ STYLE: Any = {
 
 def draw(rows: list[Row], phases: Phases, *, title: str, path: Path) -> None:
     """Writes the picture as PNG."""
+    with new_picture(2, 2, size=(13, 8), title=title, path=path) as panels:
+        for axes, draw_panel in zip(
+            panels.flat, (_draw_loss, _draw_rates, _draw_balance, _draw_validation), strict=True
+        ):
+            mark_phases(axes, phases, seen=rows[-1]["tokens"])
+            draw_panel(axes, rows)
+        for axes in panels[1]:
+            axes.set_xlabel("tokens seen")
+            axes.xaxis.set_major_formatter(lambda tokens, _position: format_tokens(int(tokens)))
+
+
+@contextmanager
+def new_picture(
+    num_rows: int, num_columns: int, *, size: tuple[float, float], title: str, path: Path, **sharing: Any
+) -> Iterator[Any]:
+    """An array of empty panels in the style of this project; what has been drawn in the end is written as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")  # needs no display
     from matplotlib import pyplot as plt
 
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(2, 2, figsize=(13, 8), sharex=True)
+        figure, panels = plt.subplots(num_rows, num_columns, figsize=size, sharex=True, squeeze=False, **sharing)
         figure.suptitle(title, x=0.008, ha="left", fontsize=13)
-        for axes, draw_panel in zip(
-            panels.flat, (_draw_loss, _draw_rates, _draw_balance, _draw_validation), strict=True
-        ):
-            _mark_phases(axes, phases, seen=rows[-1]["tokens"])
-            draw_panel(axes, rows)
-        for axes in panels[1]:
-            axes.set_xlabel("tokens seen")
-            axes.xaxis.set_major_formatter(lambda tokens, _position: format_tokens(int(tokens)))
+        yield panels
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -141,7 +152,8 @@ def _draw_labelled(axes: Axes, xs: list[int], ys: list[float], *, name: str, col
     axes.annotate(name, (xs[place], ys[place]), (0, 5), textcoords="offset points", ha="center", color=color)
 
 
-def _mark_phases(axes: Axes, phases: Phases, *, seen: int) -> None:
+def mark_phases(axes: Axes, phases: Phases, *, seen: int) -> None:
+    """Shades every other phase and writes the names above; the x axis ends at `seen`."""
     axes.set_xlim(0, seen)
     for (name, (start, end)), shade in zip(phases.items(), cycle((0.0, 0.08)), strict=False):
         if start < seen:
