@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, NoReturn
@@ -88,11 +89,18 @@ def _start_resource_tracker() -> None:
 def run_warm(main: Main, arguments: list[str]) -> int:
     """`main(arguments)` in a process of its own, to its end. Returns its exit code, 128 + n for signal n."""
     process = WARM.Process(target=_run, args=(main, arguments))
-    with _nothing_left_behind():
+    with nothing_left_behind():
         process.start()
         process.join()
     assert process.exitcode is not None
     return _shell_exit_code(process.exitcode)
+
+
+def start_warm(main: Main, arguments: list[str], *, log: Path, num_threads: int) -> ForkServerProcess:
+    """Starts `main(arguments)` in a process of its own, which ends with this one; what it prints goes to `log`."""
+    process = WARM.Process(target=_run_logged, args=(main, arguments), kwargs={"log": log, "num_threads": num_threads})
+    process.start()
+    return process
 
 
 def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: Path) -> None:
@@ -108,7 +116,7 @@ def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: P
     num_threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // num_ranks))
     launch = elastic_launch(_launch_config(num_ranks, run_dir), entrypoint=_run_rank)
     try:
-        with _nothing_left_behind(), _no_log():
+        with nothing_left_behind(), _no_log():
             launch(main, arguments, num_threads)
     except ChildFailedError as err:
         rank, failure = err.get_first_failure()
@@ -119,7 +127,7 @@ def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: P
 
 
 @contextmanager
-def _nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind() -> Iterator[None]:
     """No process, even if a signal came between two starts, and no handler of torch's, which would outlive its use."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
@@ -139,6 +147,13 @@ def _no_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _run_logged(main: Main, arguments: list[str], *, log: Path, num_threads: int) -> None:
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    _run_rank(main, arguments, num_threads)
 
 
 def _run_rank(main: Main, arguments: list[str], num_threads: int) -> None:

@@ -1,12 +1,17 @@
 """Load balancing without an auxiliary loss: each layer's selection bias follows the load of its experts.
 
-Rules are pure functions of the counts of one optimizer step, [layers, E] at once; `Balancer` applies one to a model.
+Rules are pure functions of the counts of one optimizer step, all layers at once; `Balancer` applies one to a model.
+
+L = MoE layers, E = experts.
 """
 
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_*: one kernel for many tensors, as torch.optim itself calls it.
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,15 +27,16 @@ if TYPE_CHECKING:
 class BalanceConfig:
     """The `balance` section."""
 
-    kind: Literal["smebu", "sign", "none"]
-    """Rule that moves the biases: `smebu` (Trinity Large), `sign` (Nano and Mini), or `none`, which leaves them."""
+    kind: Literal["smebu", "sign", "linear", "none"]
+    """Rule that moves the biases: `smebu` (Trinity Large), `sign` (Nano and Mini), `linear` (SMEBU without its clamp, a
+    control), or `none`, which leaves them."""
     speed: float = 5e-4
-    """Largest bias change per step (lambda). SMEBU: 5e-4 (Trinity report, section 2.3); sign: 1e-3 (published
-    configs)."""
+    """Largest bias change per step, before centring (lambda); `linear` has no largest. SMEBU: 5e-4 (Trinity report,
+    section 2.3); sign: 1e-3 (published configs)."""
     sharpness: float = 2.0
-    """SMEBU: factor on the relative load gap before tanh (kappa). Trinity report, section 2.3."""
+    """SMEBU and linear: factor on the relative load gap (kappa), in SMEBU before tanh. Trinity report, section 2.3."""
     momentum: float = 0.5
-    """SMEBU: share of the previous change that is kept (beta). Trinity report, section 2.3."""
+    """SMEBU and linear: share of the previous change that is kept (beta). Trinity report, section 2.3."""
     sequence_loss_weight: float = 0.0
     """Weight (alpha) of the sequence-wise balance loss: mean over the sequences of a batch, layers summed.
     Trinity Large: 1e-4 (report, section 2.3)."""
@@ -45,28 +51,58 @@ class BalanceConfig:
             raise ValueError(f"momentum must lie in 0..1 (1 excluded), got {self.momentum}")
 
 
-def smebu(counts_LE: Tensor, momentum_LE: Tensor, *, speed: float, sharpness: float, momentum: float) -> Tensor:
-    """New momentum, float32 [layers, E], which is also what the biases change by.
+Rule: TypeAlias = Callable[[Tensor, Tensor, BalanceConfig], Tensor]
+"""(counts_LE, previous_LE, config) -> change_LE.
 
-    counts_LE: tokens each expert got in this step, over all ranks and accumulation steps; momentum_LE: float32.
-    Relative load gap -> soft clamp -> speed -> centring -> momentum, which starts at 0 and has no bias correction.
-    Source: Trinity report, section 2.3 ("soft-clamped momentum expert bias updates").
+counts_LE: tokens that each expert got in this step, over all ranks and accumulation steps; no layer without any.
+previous_LE, change_LE: what the biases changed by in the step before, and what they are to change by now; float32.
+"""
+
+
+def smebu(counts_LE: Tensor, previous_LE: Tensor, config: BalanceConfig) -> Tensor:
+    """Relative load gap -> soft clamp -> speed -> centring -> momentum, which starts at 0 and has no bias correction.
+
+    Source: Trinity report, section 2.3 ("soft-clamped momentum expert bias updates"), for Large.
     """
-    mean_L1 = counts_LE.float().mean(-1, keepdim=True)
-    gap_LE = (mean_L1 - counts_LE) / mean_L1
-    delta_LE = speed * torch.tanh(sharpness * gap_LE)
-    delta_LE = delta_LE - delta_LE.mean(-1, keepdim=True)
-    return momentum * momentum_LE + (1 - momentum) * delta_LE
+    delta_LE = config.speed * torch.tanh(config.sharpness * relative_gaps(counts_LE))
+    return _with_momentum(_centred(delta_LE), previous_LE, config)
 
 
-def sign_rule(counts_LE: Tensor, bias_LE: Tensor, *, speed: float) -> Tensor:
-    """New biases, float32 [layers, E]: a fixed step towards the mean load, then re-centred.
+def linear(counts_LE: Tensor, previous_LE: Tensor, config: BalanceConfig) -> Tensor:
+    """SMEBU without its clamp: as strong where loads are nearly even, without a limit where they are not.
 
+    Trinity's report says of such a rule that it was fast at first and unstable later (section 2.3).
+    """
+    delta_LE = config.speed * config.sharpness * relative_gaps(counts_LE)
+    return _with_momentum(_centred(delta_LE), previous_LE, config)
+
+
+def sign(counts_LE: Tensor, previous_LE: Tensor, config: BalanceConfig) -> Tensor:
+    """A step of one size for every expert, towards the mean load.
+
+    The report re-centres the bias instead of the change: the same where the bias starts with mean 0, as in training.
     Source: Trinity report, section 2.3, for Nano and Mini; after arXiv 2408.15664.
     """
+    return _centred(config.speed * torch.sign(relative_gaps(counts_LE)))
+
+
+RULES: dict[str, Rule] = {"smebu": smebu, "sign": sign, "linear": linear}
+"""`balance.kind` -> rule."""
+
+
+def relative_gaps(counts_LE: Tensor) -> Tensor:
+    """(mean load - load) / mean load, float32 [L, E]: 1 for an expert without tokens, 0 for one with its share."""
     mean_L1 = counts_LE.float().mean(-1, keepdim=True)
-    bias_LE = bias_LE + speed * torch.sign(mean_L1 - counts_LE)
-    return bias_LE - bias_LE.mean(-1, keepdim=True)
+    return (mean_L1 - counts_LE) / mean_L1
+
+
+def _centred(delta_LE: Tensor) -> Tensor:
+    """Only differences between biases matter: without this their mean would drift."""
+    return delta_LE - delta_LE.mean(-1, keepdim=True)
+
+
+def _with_momentum(delta_LE: Tensor, previous_LE: Tensor, config: BalanceConfig) -> Tensor:
+    return config.momentum * previous_LE + (1 - config.momentum) * delta_LE
 
 
 class Balancer:
@@ -75,6 +111,8 @@ class Balancer:
     def __init__(self, config: BalanceConfig, layers: list[MoE]):
         self.config = config
         self.layers = layers
+        self._previous_LE = torch.zeros(1, 1)
+        """What the biases changed by in the step before the last."""
 
     def weigh_sequences(self, num_sequences: int) -> None:
         """Makes the balance loss of a step the mean over its `num_sequences` sequences, on however many ranks."""
@@ -84,27 +122,23 @@ class Balancer:
     @torch.no_grad()
     def update_biases_(self, counts_LE: Tensor) -> None:
         """counts_LE: of the whole step, summed over all ranks. The same on every rank, so the biases are too."""
-        config = self.config
-        if config.kind == "none" or not self.layers:
+        if self.config.kind == "none" or not self.layers:
             return
-        bias_LE = torch.stack([layer.expert_bias_E for layer in self.layers])
-        momentum_LE = torch.stack([layer.bias_momentum_E for layer in self.layers])
-        if config.kind == "sign":
-            bias_LE = sign_rule(counts_LE, bias_LE, speed=config.speed)
-        else:
-            momentum_LE = smebu(
-                counts_LE, momentum_LE, speed=config.speed, sharpness=config.sharpness, momentum=config.momentum
-            )
-            bias_LE = bias_LE + momentum_LE
-        for layer, bias_E, momentum_E in zip(self.layers, bias_LE, momentum_LE, strict=True):
-            layer.expert_bias_E.copy_(bias_E)
-            layer.bias_momentum_E.copy_(momentum_E)
+        biases = [layer.expert_bias_E for layer in self.layers]
+        changes = [layer.bias_momentum_E for layer in self.layers]
+        self._previous_LE = torch.stack(changes)
+        change_LE = RULES[self.config.kind](counts_LE, self._previous_LE, self.config)
+        torch._foreach_add_(biases, change_LE.unbind())
+        torch._foreach_copy_(changes, change_LE.unbind())
 
     def panels(self, counts_LE: Tensor) -> dict[str, Tensor]:
-        """Panel -> float [layers], on the host. counts_LE: of the step whose update was the last, on the host."""
-        bias_LE = torch.stack([layer.expert_bias_E for layer in self.layers]).cpu()
-        momentum_LE = torch.stack([layer.bias_momentum_E for layer in self.layers]).cpu()
-        panels = metrics.balance_panels(counts_LE, bias_LE=bias_LE, change_LE=momentum_LE)
+        """Panel -> float [L], on the host. counts_LE: of the step whose update was the last, on the host."""
+        panels = metrics.balance_panels(
+            counts_LE,
+            bias_LE=torch.stack([layer.expert_bias_E for layer in self.layers]).cpu(),
+            change_LE=torch.stack([layer.bias_momentum_E for layer in self.layers]).cpu(),
+            previous_LE=self._previous_LE.cpu(),
+        )
         if self.config.kind == "smebu":
             panels["saturated_clamps"] = metrics.saturated_clamps(counts_LE, sharpness=self.config.sharpness)
         return panels

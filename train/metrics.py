@@ -58,6 +58,20 @@ def root_mean_square(values_LE: Tensor) -> Tensor:
     return values_LE.square().mean(-1).sqrt()
 
 
+def reversals(change_LE: Tensor, previous_LE: Tensor) -> Tensor:
+    """Share of a layer's biases that turn round, moved up after they were moved down or the reverse, [L]."""
+    return (change_LE * previous_LE < 0).double().mean(-1)
+
+
+def recoil(change_LE: Tensor, previous_LE: Tensor) -> Tensor:
+    """How much of its last change a bias takes back, in units of the bias, mean over the experts, [L].
+
+    One that goes on, or rests, takes nothing back; one that goes to and fro by d takes d back each time.
+    """
+    undone_LE = torch.minimum(change_LE.abs(), previous_LE.abs())
+    return torch.where(change_LE * previous_LE < 0, undone_LE, 0.0).mean(-1)
+
+
 def router_panels(router_L3: Tensor, max_logit_L: Tensor, *, tokens: int, num_experts: int) -> dict[str, Tensor]:
     """Panel -> [L]: how large the router's logits are, and how sure it is.
 
@@ -74,10 +88,10 @@ def router_panels(router_L3: Tensor, max_logit_L: Tensor, *, tokens: int, num_ex
     }
 
 
-def balance_panels(counts_LE: Tensor, *, bias_LE: Tensor, change_LE: Tensor) -> dict[str, Tensor]:
+def balance_panels(counts_LE: Tensor, *, bias_LE: Tensor, change_LE: Tensor, previous_LE: Tensor) -> dict[str, Tensor]:
     """Panel -> [L]: the loads of a step, and the selection biases after it.
 
-    change_LE: what the rule added to the biases last (SMEBU's momentum).
+    change_LE: what the rule added to the biases in this step (SMEBU's momentum); previous_LE: in the one before.
     """
     return {
         "max_violation": max_violation(counts_LE),
@@ -85,6 +99,8 @@ def balance_panels(counts_LE: Tensor, *, bias_LE: Tensor, change_LE: Tensor) -> 
         "dead_experts": dead_experts(counts_LE),
         "bias_spread": bias_spread(bias_LE),
         "bias_change": root_mean_square(change_LE),
+        "bias_reversals": reversals(change_LE, previous_LE),
+        "bias_recoil": recoil(change_LE, previous_LE),
     }
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from train.amounts import format_tokens
+from train.canvas import COLORS, Phases, mark_phases, new_picture, smooth
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
@@ -15,63 +15,19 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 
 Row = dict[str, Any]
 """One object of metrics.jsonl; its keys are listed in the README."""
-Phases = dict[str, tuple[int, int]]
-"""Name -> the tokens seen before it and after it."""
-
-INK, GREY, FAINT = "#24292F", "#6E7781", "#E6E8EB"
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: for all eyes
-STYLE: Any = {
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.12,
-    "figure.constrained_layout.h_pad": 0.1,
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 22,  # leaves a line for the names of the phases
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "lines.linewidth": 1.7,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-}
 
 
 def draw(rows: list[Row], phases: Phases, *, title: str, path: Path) -> None:
     """Writes the picture as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # needs no display
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(2, 2, figsize=(13, 8), sharex=True)
-        figure.suptitle(title, x=0.008, ha="left", fontsize=13)
+    with new_picture(2, 2, size=(13, 8), title=title, path=path) as panels:
         for axes, draw_panel in zip(
             panels.flat, (_draw_loss, _draw_rates, _draw_balance, _draw_validation), strict=True
         ):
-            _mark_phases(axes, phases, seen=rows[-1]["tokens"])
+            mark_phases(axes, phases, seen=rows[-1]["tokens"])
             draw_panel(axes, rows)
         for axes in panels[1]:
             axes.set_xlabel("tokens seen")
             axes.xaxis.set_major_formatter(lambda tokens, _position: format_tokens(int(tokens)))
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-
-
-def smooth(values: list[float], *, window: int) -> list[float]:
-    """Mean of the `window` values around each; fewer at the ends."""
-    half = window // 2
-    return [fmean(values[max(0, place - half) : place + half + 1]) for place in range(len(values))]
 
 
 def _draw_loss(axes: Axes, rows: list[Row]) -> None:
@@ -139,15 +95,6 @@ def _draw_labelled(axes: Axes, xs: list[int], ys: list[float], *, name: str, col
     axes.plot(xs, ys, color=color, **style)
     place = len(xs) // 2
     axes.annotate(name, (xs[place], ys[place]), (0, 5), textcoords="offset points", ha="center", color=color)
-
-
-def _mark_phases(axes: Axes, phases: Phases, *, seen: int) -> None:
-    axes.set_xlim(0, seen)
-    for (name, (start, end)), shade in zip(phases.items(), cycle((0.0, 0.08)), strict=False):
-        if start < seen:
-            axes.axvspan(start, min(end, seen), color=GREY, alpha=shade, linewidth=0)
-            middle = (start + min(end, seen)) / 2
-            axes.text(middle, 1.02, name, transform=axes.get_xaxis_transform(), ha="center", color=GREY)
 
 
 def _tokens(rows: list[Row]) -> list[int]:

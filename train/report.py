@@ -18,7 +18,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from train.picture import Phases, Row, draw, validations
+from train.canvas import Phases
+from train.picture import Row, draw, validations
 from train.timeline import ScheduleConfig, Timeline
 
 Block = list[tuple[str, ...]]

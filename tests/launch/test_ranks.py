@@ -19,7 +19,7 @@ import pytest
 from torch.distributed.launcher.api import LaunchConfig
 
 from launch import ranks
-from launch.ranks import RESUME_ADVICE, STOP_SIGNALS, Main, Stopped, launch_ranks, run_warm, warm_up
+from launch.ranks import RESUME_ADVICE, STOP_SIGNALS, Main, Stopped, launch_ranks, run_warm, start_warm, warm_up
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -95,6 +95,14 @@ def note_threads(arguments: list[str]) -> int:
 
     Path(arguments[0], os.environ["RANK"]).write_text(str(torch.get_num_threads()))
     return 0
+
+
+def say_threads(arguments: list[str]) -> int:
+    import torch
+
+    print(*arguments, torch.get_num_threads())
+    print("to stderr, too", file=sys.stderr)
+    return 3
 
 
 def return_number(arguments: list[str]) -> int:
@@ -262,6 +270,15 @@ def test_a_warm_process_gives_the_exit_code_of_its_program(number: int) -> None:
 
 def test_a_warm_process_that_is_killed_gives_the_exit_code_of_the_signal() -> None:
     assert run_warm(kill_itself, []) == 128 + signal.SIGKILL
+
+
+def test_a_started_process_prints_into_its_log_and_computes_with_its_threads(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("of the start before\n")
+    process = start_warm(say_threads, ["threads:"], log=log, num_threads=3)
+    process.join()
+    assert process.exitcode == 3
+    assert sorted(log.read_text().splitlines()) == ["of the start before", "threads: 3", "to stderr, too"]
 
 
 def test_an_interrupted_launcher_leaves_no_warm_process_behind(tmp_path: Path) -> None:

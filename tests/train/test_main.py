@@ -36,4 +36,4 @@ def test_the_examples_of_the_help_are_configurations(example: str) -> None:
 def test_the_help_says_what_there_is_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         program.main(["--help"])
-    assert re.search(r"balance= +none, sign, smebu", capsys.readouterr().out)
+    assert re.search(r"balance= +linear, none, sign, smebu", capsys.readouterr().out)

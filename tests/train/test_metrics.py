@@ -19,6 +19,8 @@ from train.metrics import (
     format_digest,
     load_entropy,
     max_violation,
+    recoil,
+    reversals,
     root_mean_square,
     router_panels,
     saturated_clamps,
@@ -56,6 +58,23 @@ def test_spread_and_root_mean_square_by_hand() -> None:
     assert root_mean_square(bias_LE).tolist() == pytest.approx([12.5**0.5, 1.0])
 
 
+# Before: up 2, up 2, down 2, rest. Now: down 1 (takes 1 back), up 1, up 3 (takes all 2 back), up 1.
+BEFORE_LE = torch.tensor([[2.0, 2.0, -2.0, 0.0]])
+NOW_LE = torch.tensor([[-1.0, 1.0, 3.0, 1.0]])
+
+
+def test_reversals_and_recoil_by_hand() -> None:
+    assert reversals(NOW_LE, BEFORE_LE).tolist() == [2 / 4]
+    assert recoil(NOW_LE, BEFORE_LE).tolist() == [(1 + 2) / 4]
+
+
+def test_a_bias_that_goes_on_or_rests_is_not_restless() -> None:
+    rest_LE = torch.zeros(1, 4)
+    for change_LE, previous_LE in ((NOW_LE, NOW_LE), (NOW_LE, rest_LE), (rest_LE, NOW_LE)):
+        assert reversals(change_LE, previous_LE) == 0
+        assert recoil(change_LE, previous_LE) == 0
+
+
 def test_router_panels_by_hand() -> None:
     # two tokens, two experts: logits 1, 3, -1, 5 (mean 2, mean square 9, variance 5), confidences 0.6 and 0.8
     panels = router_panels(torch.tensor([[8.0, 36.0, 1.4]]), torch.tensor([5.0]), tokens=2, num_experts=2)
@@ -69,11 +88,12 @@ def test_router_panels_by_hand() -> None:
 
 def test_panels_say_what_they_are_of() -> None:
     bias_LE, change_LE = torch.tensor([[1.0, -1.0, 0.0, 0.0]] * 2), torch.full((2, 4), 0.5)
-    panels = balance_panels(COUNTS_LE, bias_LE=bias_LE, change_LE=change_LE)
+    panels = balance_panels(COUNTS_LE, bias_LE=bias_LE, change_LE=change_LE, previous_LE=-change_LE)
     layers = by_layer(panels, ["2", "5"])
     assert layers["max_violation"] == {"2": 1.5, "5": 0.0}
     assert layers["bias_spread"] == {"2": 2.0, "5": 2.0}
     assert layers["bias_change"] == {"2": 0.5, "5": 0.5}
+    assert layers["bias_reversals"] == {"2": 1.0, "5": 1.0}
 
 
 def test_a_group_has_its_worst_violation_its_sum_of_dead_experts_and_means() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from train import report
-from train.picture import smooth
+from train.canvas import smooth
 from train.report import Row
 
 # Three steps of 100 tokens. The second phase starts at token 150, in the middle of the second step.

@@ -65,7 +65,7 @@ class MoE(Module):
 
     Buffers, float32, the same on every rank:
         expert_bias_E      added to the scores for selection only
-        bias_momentum_E    SMEBU's momentum
+        bias_momentum_E    what the last step added to it; SMEBU's momentum
     """
 
     expert_bias_E: Tensor

@@ -1,0 +1,122 @@
+"""train/studies/balance.py: the command, with runs of a few steps of a tiny model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.train.runs import read_rows
+from tests.train.small import small_settings
+from train.errors import CONFIG_EXIT, RUN_EXIT
+from train.studies import balance, measures
+
+EXAMPLES = re.findall(r" -m train\.studies\.balance (.*?)(?:  .*)?$", balance.__doc__ or "", re.MULTILINE)
+STEPS = 6  # 2 a phase: 102,400 tokens x 0.0025 = 256 = 2 x 4 sequences of 32
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    experiment, *overrides = small_settings(tmp_path_factory.mktemp("data"))
+    assert experiment.startswith("experiment=")  # the study has its own
+    # shards that are there have no vocabulary to train
+    return ["~data.vocab_size", *overrides, "schedule.token_scale=2.5e-3"]
+
+
+def test_a_study_trains_every_rule_and_writes_a_table_and_a_picture(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(tmp_path), "--rules", "none,linear:0.1", *settings]
+    assert balance.main(command) == 0
+    output = capsys.readouterr().out
+    rows = {name: read_rows(tmp_path / name) for name in ("none", "linear-0.1")}
+    assert [len(of_run) for of_run in rows.values()] == [STEPS] * 2
+    assert {row["phase"] for row in rows["none"]} == {"code", "prose", "stem"}
+    # the same batches for both; only a rule moves biases
+    assert len({tuple(row["batch_digest"] for row in of_run) for of_run in rows.values()}) == 1
+    assert not any(measures.mean_panel(row, "bias_recoil") for row in rows["none"])
+    assert any(measures.mean_panel(row, "bias_recoil") for row in rows["linear-0.1"])
+    table = (tmp_path / "balance.md").read_text()
+    assert measures.table([("none", rows["none"]), ("linear 0.1", rows["linear-0.1"])]) in table
+    assert table in output
+    assert output.endswith(f"picture: {tmp_path}/balance.png\n")
+    assert (tmp_path / "balance.png").read_bytes().startswith(b"\x89PNG")
+
+    # the same command again trains nothing and says the same
+    written = (tmp_path / "none/metrics.jsonl").stat().st_mtime_ns
+    assert balance.main(command) == 0
+    assert (tmp_path / "none/metrics.jsonl").stat().st_mtime_ns == written
+    assert table in capsys.readouterr().out
+
+
+def test_a_run_that_fails_stops_the_study_with_its_last_words(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # known only once the engine builds the run
+    wrong = "checkpoint.initial_load_path=/nowhere"
+    assert balance.main([str(tmp_path), "--rules", "sign", "--at-once", "1", *settings, wrong]) == RUN_EXIT
+    message = capsys.readouterr().err
+    assert f"sign 0.03 ended with exit code {CONFIG_EXIT}" in message
+    assert re.search(rf"The end of {tmp_path}/sign/log.txt:\n(  \| .*\n)*  \| error: .*/nowhere", message)
+    assert not (tmp_path / "balance.md").exists()
+
+
+def test_the_runs_differ_in_the_rule_and_its_speed_only(tmp_path: Path) -> None:
+    from train.rundir import changes
+
+    none, *others = [balance.check(rule, tmp_path, []).run.settings for rule in balance.RULES.split(",")]
+    for other in others:
+        assert {path for path, *_ in changes(none, other)} <= {"run.name", "run.dir", "balance.kind", "balance.speed"}
+
+
+def test_an_override_of_the_speed_is_for_the_rules_that_name_none(tmp_path: Path) -> None:
+    cases = [balance.check(rule, tmp_path, ["balance.speed=0.05"]) for rule in ("smebu", "smebu:0.1")]
+    assert [case.label for case in cases] == ["smebu 0.05", "smebu 0.1"]
+
+
+def test_all_problems_are_said_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    rules = "smebu,smebux,linear:fast,sign:-1"
+    assert balance.main([str(out), "--rules", rules, "model.top_k=99"]) == CONFIG_EXIT
+    message = capsys.readouterr().err
+    assert "balance/smebux" in message
+    assert "linear; none; sign; smebu" in message  # what there is
+    assert re.search(r"balance\.speed: .*\(got 'fast'\)", message)
+    assert "speed must not be negative, got -1" in message
+    assert message.count("top_k=99 exceeds num_experts=32") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("wrong", [["--at-once", "0"], ["--rules"]])
+def test_an_option_that_cannot_work_is_refused(wrong: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        balance.main([str(tmp_path / "out"), *wrong])
+    assert exit_.value.code == CONFIG_EXIT
+
+
+def test_a_file_is_no_folder_for_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "out"
+    file.write_text("keep me")
+    with pytest.raises(SystemExit) as exit_:
+        balance.main([str(file)])
+    assert exit_.value.code == CONFIG_EXIT
+    assert f"{file} is a file; name a folder" in capsys.readouterr().err
+    assert file.read_text() == "keep me"
+
+
+def test_the_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        balance.main(["--help"])
+    assert balance.RULES in re.sub(r"\s+", "", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_help_are_configurations(example: str) -> None:
+    args = balance.parse(shlex.split(example))
+    balance.check(args.rules.split(",")[-1], args.out, args.overrides)
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) == 3
