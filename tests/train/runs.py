@@ -18,6 +18,7 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from launch.ranks import WARM, warm_up
@@ -102,9 +103,18 @@ def _rank_main(environment: dict[str, str], overrides: list[str], *, output: Pat
     from train.__main__ import main
 
     torch.set_num_threads(1)  # OMP_NUM_THREADS comes too late: the server has loaded OpenMP
+    _end_at_once()
     if hook is not None:
         hook()
     sys.exit(main(overrides))
+
+
+def _end_at_once() -> None:
+    """torchtitan's rank 0 sleeps for 2 s at the end of a run, so that a launcher does not stop the others; here is none
+    that would, and the sleep would be a quarter of the time of a run."""
+    from torchtitan import trainer
+
+    trainer.time = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})  # type: ignore[assignment]
 
 
 def _wait_for_row(run_dir: Path, step: int, ranks: list[ForkServerProcess]) -> None:
