@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 from torchtitan.components.loss import IGNORE_INDEX
 
+from tests.train.model import build_model, random_tokens, tiny_config
 from train.config import LossConfig
 from train.loss import CrossEntropyZLoss, LossSums
+from train.model.afmoe import moe_layers
 from train.model.head import Loss
+from train.model.tally import take
 from train.validate import Batch, HeldOut, share, sum_losses
 
 CPU = torch.device("cpu")
@@ -91,3 +94,19 @@ def test_the_model_goes_back_to_the_mode_it_was_in(is_training: bool) -> None:
     model = Uniform().train(is_training)
     sum_losses(model, [make_windows(2)], LOSS, CPU)
     assert model.training is is_training
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # as train/cpu.py does; pytest has its own list of filters
+def test_a_validation_pass_between_microbatches_counts_no_token() -> None:
+    model = build_model(tiny_config(), seq_len=8)
+    tokens = random_tokens(2, 8)
+    windows = {"input": tokens, "positions": torch.arange(8).expand(2, 8)}, tokens
+    taken = []
+    for num_passes in (0, 1):
+        model(tokens)
+        sum_losses(model, [windows] * num_passes, LOSS, CPU)
+        model(tokens)
+        taken.append(take([moe.tally for _, moe in moe_layers(model)]))
+    # 2 microbatches x 16 tokens x top_k 2 in each of three layers
+    assert taken[0].counts_LE.sum(-1).tolist() == [64] * 3
+    assert all(map(torch.equal, *taken))
