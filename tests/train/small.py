@@ -33,14 +33,14 @@ MODEL = [
 ]
 
 
-def small_settings(folder: Path, *, model: Sequence[str] = MODEL) -> list[str]:
+def small_settings(folder: Path, *, model: Sequence[str] = MODEL, document_tokens: int = 200) -> list[str]:
     """Overrides of experiment=smoke: 4 sequences of 32 tokens a step, from shards that are written to `folder`."""
     save_tokenizer(train_tokenizer(["the cat sat on the mat. " * 20], vocab_size=270), folder / "tokenizer")
     encoder = TextEncoder(folder / "tokenizer")
     ids = np.random.default_rng(0).integers(4, 260, 20_000).tolist()
     with ShardWriter(str(folder / "shards"), "00000", "uint16") as writer:
-        for number in range(100):
-            writer.add(f"document {number}", [*ids[number * 200 : (number + 1) * 200], encoder.eos_id])
+        for number, start in enumerate(range(0, len(ids), document_tokens)):
+            writer.add(f"document {number}", [*ids[start : start + document_tokens], encoder.eos_id])
     manifest = Manifest(dtype="uint16", eos_id=encoder.eos_id, tokenizer=encoder.hash, shards=(writer.record,))
     manifest.save(str(folder / "shards"))
     return [

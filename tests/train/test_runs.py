@@ -49,8 +49,9 @@ MESHES = {  # name -> replicas, shards, expert ranks
     "1 rank": (1, 1, 1),
     "1 x 2, EP 2": (1, 2, 2),
     "2 x 2, EP 2": (2, 2, 2),
-    "1 x 4, EP 1": (1, 4, 1),
 }
+WHOLE = ("1 rank", "2 x 2, EP 2")
+"""Meshes on which a run is let through to its end. That all meshes compute the same: test_meshes.py."""
 KILLS = {  # the rank differs too: the one that writes rows and commits checkpoints, and others
     "as the batch ramps up": Kill(rank=1, step=RAMP_STEP - 1),
     "at a phase edge": Kill(rank=0, step=EDGE_STEP),
@@ -98,16 +99,16 @@ def small(prepared: Prepared, shards: dict[str, dict[str, str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(small: list[str], folder: Path) -> dict[str, Result]:
-    """An uninterrupted run on each mesh."""
+    """An uninterrupted run on each mesh of WHOLE."""
     return {
         name: run([*small, *mesh(name)], run_dir=folder / f"mesh{number}", num_ranks=math.prod(MESHES[name][:2]))
-        for number, name in enumerate(MESHES)
+        for number, name in enumerate(WHOLE)
     }
 
 
 @pytest.fixture(scope="module")
 def one_rank_dir(finished: dict[str, Result], folder: Path) -> Path:
-    return folder / f"mesh{list(MESHES).index('1 rank')}"
+    return folder / f"mesh{WHOLE.index('1 rank')}"
 
 
 def loss_norm_digest(result: Result) -> list[tuple]:
@@ -160,28 +161,20 @@ def test_a_finished_run_started_again_does_nothing(finished, one_rank_dir, small
 # Meshes
 
 
-@pytest.mark.parametrize("name", MESHES)
-def test_a_run_ends_well_on_every_mesh(finished, name):
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_run_ends_well(finished, name):
     assert not any(finished[name].exit_codes), finished[name].output
     assert [row["step"] for row in finished[name].rows] == list(range(1, NUM_STEPS + 1))
 
 
-@pytest.mark.parametrize("name", list(MESHES)[1:])
-def test_every_mesh_reads_the_1_rank_batches(finished, name):
-    digests = [[row["batch_digest"] for row in finished[key].rows] for key in ("1 rank", name)]
-    assert digests[0] == digests[1]
-    assert len(set(digests[0])) == NUM_STEPS
-
-
-@pytest.mark.parametrize("name", list(MESHES)[1:])
-def test_the_first_losses_do_not_depend_on_the_mesh(finished, name):
-    one, other = ([row["loss"] for row in finished[key].rows[:5]] for key in ("1 rank", name))
-    # float32 sums in another order, 6e-8 each; a batch, gradient or update that is wrong shows from 1e-3 on
-    assert other == pytest.approx(one, rel=1e-5)
+def test_4_ranks_read_the_1_rank_batches_across_phases_and_the_ramp(finished):
+    one, four = ([row["batch_digest"] for row in finished[name].rows] for name in WHOLE)
+    assert one == four
+    assert len(set(one)) == NUM_STEPS
 
 
 def test_a_checkpoint_of_4_ranks_goes_on_on_1(finished, small, folder, tmp_path):
-    number = list(MESHES).index("2 x 2, EP 2")
+    number = WHOLE.index("2 x 2, EP 2")
     shutil.copytree(folder / f"mesh{number}", tmp_path / "run", ignore=shutil.ignore_patterns("step-1?"))
     moved = run([*small, *mesh("1 rank")], run_dir=tmp_path / "run", num_ranks=1)
     assert "going on after step 8" in moved.output
@@ -276,7 +269,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_row_has_the_keys_that_other_tools_read(finished, name):
     for row in finished[name].rows:
         assert set(row) >= KEYS
