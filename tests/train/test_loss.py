@@ -153,12 +153,12 @@ def test_the_training_loss_takes_batches() -> None:
     assert loss(hidden_TD[None], head_VD, labels_T[None]) == expected
 
 
-def test_chunks_take_a_quarter_of_the_memory_of_200192_logits_of_8192_tokens(capsys: pytest.CaptureFixture) -> None:
+def test_chunks_take_a_quarter_of_the_memory_of_200192_logits_of_8192_tokens(
+    tables: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     share = bench_loss.largest_share()
-    figures = capsys.readouterr().out
-    with capsys.disabled():  # the figures belong into the output of the tests
-        print(f"\nloss in chunks, peak memory\n{figures}")
-    assert share <= 0.25, figures
+    tables["memory of the loss in chunks"] = capsys.readouterr().out.splitlines()
+    assert share <= 0.25
 
 
 def test_the_meter_sees_logits() -> None:
