@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from train.errors import RunError
+from train.heatmap import draw_loads
 from train.sinks import Console, JsonLines, MetricsConfig, Sinks, WandB, _flatten, _wandb_id, start_wandb
 
 
@@ -77,6 +79,68 @@ def test_nested_figures_are_grouped_by_slashes() -> None:
         "seconds/data": 0.5,
         "seconds/deep/x": 2,
     }
+
+
+class RecordedRun:
+    """Stands for W&B's run: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, str]] = []
+
+    def log(self, figures: dict[str, Any], *, step: int) -> None:
+        self.logged.append({**figures, "at": step})
+
+    def alert(self, **alert: str) -> None:
+        self.alerts.append(alert)
+
+
+@pytest.fixture
+def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRun:
+    recorded = RecordedRun()
+    monkeypatch.setattr("wandb.init", lambda **settings: recorded)
+    return recorded
+
+
+def write_to_wandb(row: dict[str, Any], run_dir: Path) -> None:
+    WandB(MetricsConfig(wandb="offline"), run_dir=run_dir, name="run", settings={}).write({"step": 7, **row})
+
+
+def test_wandb_gets_groups_of_layers_and_not_every_layer(wandb_run: RecordedRun, tmp_path: Path) -> None:
+    by_layer = {"max_violation_by_layer": {"2": 0.5}, "by_layer": {"bias_spread": {"2": 0.25}}}
+    write_to_wandb({"balance": {"early": {"max_violation": 0.5}}, **by_layer}, tmp_path)
+    assert wandb_run.logged == [{"step": 7, "balance/early/max_violation": 0.5, "at": 7}]
+
+
+def test_wandb_gets_a_path_as_a_picture(wandb_run: RecordedRun, tmp_path: Path) -> None:
+    draw_loads(torch.ones(2, 4), ["1", "2"], title="step 7", path=tmp_path / "loads.png")
+    write_to_wandb({"loads": tmp_path / "loads.png"}, tmp_path)
+    assert type(wandb_run.logged[0]["loads"]).__name__ == "Image"
+
+
+def test_an_alarm_is_an_alert_in_wandb_and_a_warning_on_the_console(
+    wandb_run: RecordedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_to_wandb({"alarm": "experts collapsed: layer 3"}, tmp_path)
+    assert [alert["text"] for alert in wandb_run.alerts] == ["experts collapsed: layer 3"]
+    figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 9.0, "tokens_per_second": 1000.0}
+    console = Console(tokens=1000, seen=0, num_steps=10)
+    console.write({"step": 7, "phase": "stem", "tokens": 70, **figures, "alarm": "experts collapsed: layer 3"})
+    console.close()
+    assert "WARNING: step 7: experts collapsed: layer 3" in capsys.readouterr().out
+
+
+def test_a_picture_is_its_path_in_the_file(path: Path) -> None:
+    sink = JsonLines(path, resume_step=0)
+    sink.write({"step": 1, "loads": Path("runs/x/loads.png")})
+    sink.close()
+    assert json.loads(path.read_text()) == {"step": 1, "loads": "runs/x/loads.png"}
+
+
+@pytest.mark.parametrize("name", ["panels_every", "heatmap_every"])
+def test_a_negative_interval_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1; 0 turns it off"):
+        MetricsConfig(**{name: -1})  # type: ignore[arg-type]
 
 
 def break_wandb(*_: Any, **__: Any) -> None:
