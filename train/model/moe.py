@@ -5,6 +5,7 @@ R = tokens routed to the experts of this rank.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,19 +96,15 @@ class MoE(Module):
         weights_BLK, expert_ids_BLK, scores_BLE = self.router(x_BLD, self.expert_bias_E)
         logits_BLE = self.router.gate.pop_logits()
         counts_BE = count_tokens(expert_ids_BLK, num_experts=self.num_experts)
+        counts_E = counts_BE.sum(0)
         if self.training:
-            loss_B = sequence_balance_loss(scores_BLE, counts_BE, top_k=self.top_k)
+            weights_BLK, loss_B = attach_balance_loss(
+                weights_BLK, scores_BLE, counts_BE, top_k=self.top_k, weight=self.balance_loss_weight
+            )
             confidence_BL = routing_confidence(scores_BLE, expert_ids_BLK)
-            self.tally.add_(counts_BE, loss_B=loss_B, logits_BLE=logits_BLE, confidence_BL=confidence_BL)
-            weights_BLK = self._attach(loss_B, weights_BLK)
-        out_BLD = self.routed_experts(x_BLD, weights_BLK, expert_ids_BLK, counts_BE.sum(0))
+            self.tally.add_(counts_E, loss_B=loss_B, logits_BLE=logits_BLE, confidence_BL=confidence_BL)
+        out_BLD = self.routed_experts(x_BLD, weights_BLK, expert_ids_BLK, counts_E)
         return out_BLD if self.shared_experts is None else out_BLD + self.shared_experts(x_BLD)
-
-    def _attach(self, loss_B: Tensor, weights_BLK: Tensor) -> Tensor:
-        """Ties the balance loss to the backward pass of `weights_BLK`."""
-        if self.balance_loss_weight == 0:
-            return weights_BLK
-        return _AttachLoss.apply(weights_BLK, loss_B.sum() * self.balance_loss_weight)
 
     def _init_self_buffers(self, *, buffer_device: torch.device | None = None) -> None:
         for buffer in self.buffers(recurse=False):
@@ -121,32 +118,49 @@ def count_tokens(expert_ids_BLK: Tensor, *, num_experts: int) -> Tensor:
     return counts_BE.scatter_add_(1, ids_BT, torch.ones_like(ids_BT))
 
 
-def sequence_balance_loss(scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int) -> Tensor:
-    """Sequence-wise balance loss of one layer before its weight, one value a sequence: float32 [B].
+def attach_balance_loss(
+    weights_BLK: Tensor, scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int, weight: float
+) -> tuple[Tensor, Tensor]:
+    """`weights_BLK`, whose backward pass now adds d(weight * sum of the losses) / d scores; and the losses.
 
-    sum_i f_i P_i with f_i = E / (K L) * (tokens that chose i, under the selection bias) and P_i the mean over tokens
-    of s_i / sum_j s_j (no bias). 1 where either is uniform. The gradient flows through P only: f is a count.
+    Sequence-wise balance loss of one layer, before its weight, one value a sequence, float32 [B]: sum_i f_i P_i with
+    f_i = E / (K L) * (tokens that chose i, under the selection bias) and P_i the mean over tokens of s_i / sum_j s_j
+    (no bias). 1 where either is uniform. The gradient flows through P only: f is a count.
     Source: DeepSeek-V3 (arXiv 2412.19437), equations 17-20; Trinity report, section 2.3.
     """
     L, E = scores_BLE.shape[1:]
-    share_BE = (scores_BLE / scores_BLE.sum(-1, keepdim=True)).mean(1)
-    return (counts_BE.to(share_BE.dtype) * (E / (top_k * L)) * share_BE).sum(-1)
+    load_BE = counts_BE.to(scores_BLE.dtype) * (E / (top_k * L))
+    return _BalanceLoss.apply(weights_BLK, scores_BLE, load_BE, weight / L)
+
+
+class _BalanceLoss(torch.autograd.Function):
+    """The loss without its weight, and its gradient in closed form; nothing of the size of the scores is kept.
+
+    With S = sum_j s_j and q = sum_i f_i s_i / S of a token, the loss is the mean of q over the tokens of a sequence,
+    and dq / ds_i = (f_i - q) / S.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights_BLK: Tensor, scores_BLE: Tensor, load_BE: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        total_BL1 = scores_BLE.sum(-1, keepdim=True)
+        q_BL1 = torch.bmm(scores_BLE, load_BE[..., None]) / total_BL1
+        ctx.save_for_backward(load_BE, total_BL1, q_BL1)
+        ctx.scale = scale
+        loss_B = q_BL1.mean((1, 2))
+        ctx.mark_non_differentiable(loss_B)
+        return weights_BLK.view_as(weights_BLK), loss_B
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.scale == 0:
+            return grads[0], None, None, None
+        load_BE, total_BL1, q_BL1 = ctx.saved_tensors
+        return grads[0], (load_BE[:, None] - q_BL1).mul_(ctx.scale / total_BL1), None, None
 
 
 @torch.no_grad()
 def routing_confidence(scores_BLE: Tensor, expert_ids_BLK: Tensor) -> Tensor:
     """Share of a token's scores that its experts have, float32 [B, L]: K / E where all are alike, towards 1 if sure."""
     return scores_BLE.gather(-1, expert_ids_BLK).sum(-1) / scores_BLE.sum(-1)
-
-
-class _AttachLoss(torch.autograd.Function):
-    """Identity on the first argument whose backward pass also differentiates the second, a scalar loss."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
-        ctx.save_for_backward(loss)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return grad, torch.ones_like(ctx.saved_tensors[0])

@@ -52,11 +52,11 @@ class Tally(Module):
         self.clear_()
 
     @torch.no_grad()
-    def add_(self, counts_BE: Tensor, *, loss_B: Tensor, logits_BLE: Tensor, confidence_BL: Tensor) -> None:
+    def add_(self, counts_E: Tensor, *, loss_B: Tensor, logits_BLE: Tensor, confidence_BL: Tensor) -> None:
         """Adds one microbatch; nothing where the forward pass is a repeated one, whose tokens are counted already."""
         if is_recomputing():
             return
-        self.counts_E += counts_BE.sum(0)
+        self.counts_E += counts_E
         self.balance_loss += loss_B.sum()
         self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence_BL.sum()])
         torch.maximum(self.max_logit, logits_BLE.amax(), out=self.max_logit)

@@ -13,7 +13,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC
 
 from tests.train.model import build_model, random_tokens, tiny_config
 from train.model.afmoe import moe_layers
-from train.model.moe import MoE, count_tokens, sequence_balance_loss
+from train.model.moe import MoE, attach_balance_loss, count_tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning")  # torchtitan's router; see train/cpu.py
 
@@ -121,24 +121,36 @@ def test_the_engines_activation_checkpointing_counts_every_token_once(tmp_path: 
     assert [int(moe.tally.counts_E.sum()) for _, moe in moe_layers(model)] == [B * L * K] * 3
 
 
+def balance_loss(scores_BLE: Tensor, counts_BE: list[list[int]], *, top_k: int) -> Tensor:
+    """[B]; its gradient hangs on routing weights that are not used otherwise."""
+    unused_BLK = torch.zeros(*scores_BLE.shape[:2], top_k)
+    return attach_balance_loss(unused_BLK, scores_BLE, torch.tensor(counts_BE), top_k=top_k, weight=1.0)[1]
+
+
+def plain_balance_loss(scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int) -> Tensor:
+    """[B], as the paper writes it; its gradient is autograd's."""
+    length, num_experts = scores_BLE.shape[1:]
+    f_BE = num_experts / (top_k * length) * counts_BE
+    P_BE = (scores_BLE / scores_BLE.sum(-1, keepdim=True)).mean(1)
+    return (f_BE * P_BE).sum(-1)
+
+
 def test_the_balance_loss_of_uniform_routing_is_1() -> None:
     # 4 tokens, K = 1, each to another of 4 experts: f_i = 4 / (1 x 4) x 1 = 1, and shares sum to 1 whatever they are
     scores_BLE = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.1
-    loss_B = sequence_balance_loss(scores_BLE, torch.ones(1, 4, dtype=torch.int64), top_k=1)
-    assert loss_B.tolist() == pytest.approx([1.0], abs=ATOL)
+    assert balance_loss(scores_BLE, [[1, 1, 1, 1]], top_k=1).tolist() == pytest.approx([1.0], abs=ATOL)
     # equal scores: P_i = 1/4, and f sums to 4 whatever the counts are
-    loss_B = sequence_balance_loss(torch.full((1, 4, 4), 0.3), torch.tensor([[3, 1, 0, 0]]), top_k=1)
-    assert loss_B.tolist() == pytest.approx([1.0], abs=ATOL)
+    even_BLE = torch.full((1, 4, 4), 0.3)
+    assert balance_loss(even_BLE, [[3, 1, 0, 0]], top_k=1).tolist() == pytest.approx([1.0], abs=ATOL)
     # two experts a token: 4 tokens make 8 visits, f = 4 / (2 x 4) x (4, 4, 0, 0), which sums to 4 too
-    loss_B = sequence_balance_loss(torch.full((1, 4, 4), 0.3), torch.tensor([[4, 4, 0, 0]]), top_k=2)
-    assert loss_B.tolist() == pytest.approx([1.0], abs=ATOL)
+    assert balance_loss(even_BLE, [[4, 4, 0, 0]], top_k=2).tolist() == pytest.approx([1.0], abs=ATOL)
 
 
 def test_the_balance_loss_by_hand() -> None:
     # two experts, L = 2, K = 1. Shares (0.75, 0.25) and (0.5, 0.5): P = (0.625, 0.375).
     # Counts (2, 0): f = 2 / (1 x 2) x (2, 0) = (2, 0), loss 1.25. Counts (0, 2): 0.75. One value a sequence.
     scores_LE = torch.tensor([[0.6, 0.2], [0.4, 0.4]])
-    loss_B = sequence_balance_loss(torch.stack([scores_LE] * 2), torch.tensor([[2, 0], [0, 2]]), top_k=1)
+    loss_B = balance_loss(torch.stack([scores_LE] * 2), [[2, 0], [0, 2]], top_k=1)
     assert loss_B.tolist() == pytest.approx([1.25, 0.75], abs=ATOL)
 
 
@@ -146,10 +158,33 @@ def test_the_balance_loss_pulls_scores_down_where_the_load_is() -> None:
     # loss = 2 P_0 = s_00 / (s_00 + s_01) + s_10 / (s_10 + s_11). With s = (0.6, 0.2): d/ds_00 = 0.2 / 0.64 = 0.3125,
     # d/ds_01 = -0.6 / 0.64 = -0.9375; with s = (0.4, 0.4): 0.4 / 0.64 = 0.625 and -0.625
     scores_BLE = torch.tensor([[[0.6, 0.2], [0.4, 0.4]]], requires_grad=True)
-    sequence_balance_loss(scores_BLE, torch.tensor([[2, 0]]), top_k=1).sum().backward()
+    weights_BLK, _ = attach_balance_loss(torch.zeros(1, 2, 1), scores_BLE, torch.tensor([[2, 0]]), top_k=1, weight=1.0)
+    weights_BLK.sum().backward()
     assert scores_BLE.grad is not None
     expected_BLE = torch.tensor([[[0.3125, -0.9375], [0.625, -0.625]]])
     torch.testing.assert_close(scores_BLE.grad, expected_BLE, atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1.0])
+def test_the_gradient_in_closed_form_is_autograds(weight: float) -> None:
+    moe, x_BLD = make_moe(), make_input()
+    weights_BLK, expert_ids_BLK, scores_BLE = moe.router(x_BLD, moe.expert_bias_E)
+    counts_BE = count_tokens(expert_ids_BLK, num_experts=E)
+    plain_B = plain_balance_loss(scores_BLE, counts_BE, top_k=K)
+    expected = torch.autograd.grad((weight * plain_B).sum(), scores_BLE, retain_graph=True)
+    scores_BLE = scores_BLE.detach().requires_grad_()
+    attached_BLK, loss_B = attach_balance_loss(weights_BLK.detach(), scores_BLE, counts_BE, top_k=K, weight=weight)
+    torch.testing.assert_close(loss_B, plain_B, atol=ATOL, rtol=0)
+    got = torch.autograd.grad(attached_BLK.sum(), scores_BLE)
+    torch.testing.assert_close(got, expected, atol=weight * ATOL, rtol=0)
+
+
+def test_without_a_weight_no_gradient_is_made() -> None:
+    scores_BLE = torch.rand(1, 4, 4).requires_grad_()
+    counts_BE = torch.tensor([[4, 0, 0, 0]])
+    weights_BLK, loss_B = attach_balance_loss(torch.zeros(1, 4, 1), scores_BLE, counts_BE, top_k=1, weight=0.0)
+    assert loss_B.item() > 0
+    assert torch.autograd.grad(weights_BLK.sum(), scores_BLE, allow_unused=True) == (None,)
 
 
 def test_the_gradient_of_the_balance_loss_reaches_the_gate_only() -> None:
@@ -162,7 +197,7 @@ def test_the_gradient_of_the_balance_loss_reaches_the_gate_only() -> None:
 
     _, expert_ids_BLK, scores_BLE = moe.router(x_BLD, moe.expert_bias_E)
     counts_BE = count_tokens(expert_ids_BLK, num_experts=E)
-    (alpha * sequence_balance_loss(scores_BLE, counts_BE, top_k=K).sum()).backward()
+    (alpha * plain_balance_loss(scores_BLE, counts_BE, top_k=K).sum()).backward()
     added = gradients(moe)
     assert added.keys() == {"router.gate.weight"}
     expected = without["router.gate.weight"] + added["router.gate.weight"]
