@@ -120,13 +120,13 @@ def by_group(panels: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
     return groups
 
 
-def first_unsound_router(mean_logit_L: Tensor, layer_ids: Sequence[str]) -> dict[str, float]:
-    """{"mean router logit of layer 3": nan} of the first layer that has a logit that is not finite, if there is one.
+def first_unsound_router(balance_loss_L: Tensor, layer_ids: Sequence[str]) -> dict[str, float]:
+    """{"router of layer 3": nan} of the first layer whose router gives NaN, if there is one; those after it follow it.
 
-    The layers after it are so because of it.
+    balance_loss_L: a mean over all scores of a layer, so that one that is NaN makes it NaN.
     """
-    unsound = (~mean_logit_L.isfinite()).nonzero().flatten().tolist()
-    return {f"mean router logit of layer {layer_ids[layer]}": float(mean_logit_L[layer]) for layer in unsound[:1]}
+    unsound = (~balance_loss_L.isfinite()).nonzero().flatten().tolist()
+    return {f"router of layer {layer_ids[layer]}": float(balance_loss_L[layer]) for layer in unsound[:1]}
 
 
 def check_counts(counts_LE: Tensor, layer_ids: Sequence[str], *, tokens: int, top_k: int) -> None:

@@ -29,14 +29,16 @@ class Totals(NamedTuple):
     """Mean logsumexp of the LM logits; NaN where the loss does not measure it."""
     max_logit: float
     """Largest LM logit; NaN likewise."""
-    balance_loss: float
-    """Sequence-wise balance loss before its weight: mean over the sequences of the global batch, layers summed."""
+    balance_loss_L: Tensor
+    """float64 [L]: sequence-wise balance loss before its weight, mean over the sequences of the global batch."""
     batch_het: float
     """Largest mean cross-entropy of a microbatch, less their mean. Trinity report, section 3."""
     counts_LE: Tensor
     """int64: tokens that each expert got."""
-    router: dict[str, Tensor]
-    """Panels of the router's logits, float64 [L] each."""
+    router_L3: Tensor
+    """float64: sums of the router's logits, of their squares, and of the confidence of each token, if watched."""
+    max_router_logit_L: Tensor
+    """float64, if watched."""
     digest: str
     """Of the windows of the global batch, 16 hex digits."""
 
@@ -47,20 +49,19 @@ def total(
     *,
     digest: int,
     num_sequences: int,
-    tokens: int,
     group: dist.ProcessGroup | None,
 ) -> Totals:
     """In two collectives, one for sums and one for maxima, however many figures there are.
 
     figures_MS: float64, LossSums without its total, then the number of labelled tokens, of each microbatch; digest: of
-    this rank's windows; num_sequences, tokens: of the whole step; group: the ranks that share its batch (None: one).
+    this rank's windows; num_sequences: of the whole step; group: the ranks that share its batch (None: one).
     """
     cross_entropy_M, z_M, lse_M, correct_M, max_logit_M, labelled_M = figures_MS.unbind(1)
     losses_M = cross_entropy_M / labelled_M
     sums = torch.stack([cross_entropy_M, z_M, lse_M, correct_M, labelled_M, losses_M, torch.ones_like(losses_M)]).sum(1)
     halves = torch.tensor(metrics.split_digest(digest), device=sums.device)
-    sums, halves, counts_LE, balance_loss, router_L3 = reduce_together(
-        [sums, halves, tallies.counts_LE, tallies.balance_loss_L.sum(), tallies.router_L3], group=group
+    sums, halves, counts_LE, balance_loss_L, router_L3 = reduce_together(
+        [sums, halves, tallies.counts_LE, tallies.balance_loss_L, tallies.router_L3], group=group
     )
     max_loss, max_logit, max_router_logit_L = reduce_together(
         [losses_M.max(), max_logit_M.max(), tallies.max_logit_L], group=group, op=dist.ReduceOp.MAX
@@ -72,9 +73,10 @@ def total(
         mean_z=z / labelled,
         mean_lse=lse / labelled,
         max_logit=float(max_logit),
-        balance_loss=float(balance_loss) / num_sequences,
+        balance_loss_L=balance_loss_L / num_sequences,
         batch_het=float(max_loss) - sum_of_losses / num_losses,
         counts_LE=counts_LE.long(),
-        router=metrics.router_panels(router_L3, max_router_logit_L, tokens=tokens, num_experts=counts_LE.shape[-1]),
+        router_L3=router_L3,
+        max_router_logit_L=max_router_logit_L,
         digest=metrics.format_digest(halves.tolist()),
     )

@@ -111,7 +111,6 @@ class Trainer(titan.Trainer):
             take(self.tallies),
             digest=self.dataloader.pop_digest(),
             num_sequences=step.num_windows,
-            tokens=self._tokens(step),
             group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
         )
         self._stop_unless_sound(step, totals, grad_norm)
@@ -149,6 +148,7 @@ class Trainer(titan.Trainer):
     def _forward_backward(self, step: Step, microbatches: list[Batch]) -> Tensor:
         """Accumulates the gradients. Returns what train/totals.py wants of each microbatch, float64."""
         self.balancer.weigh_sequences(step.num_windows)
+        self.watch.prepare(step.number)
         tokens = torch.stack([(labels != IGNORE_INDEX).sum() for _, labels in microbatches])
         global_tokens = dist_utils.dist_sum_tensor(tokens.sum(), self.batch_mesh)
         sums = [
@@ -180,8 +180,7 @@ class Trainer(titan.Trainer):
         wrong = {
             "loss": totals.loss,
             "z": totals.mean_z,
-            "balance loss": totals.balance_loss,
-            **metrics.first_unsound_router(totals.router["router_logit_mean"], self.moe_layer_ids),
+            **metrics.first_unsound_router(totals.balance_loss_L, self.moe_layer_ids),
             "gradient norm": grad_norm,
         }
         wrong = {name: value for name, value in wrong.items() if not math.isfinite(value)}
@@ -210,7 +209,7 @@ class Trainer(titan.Trainer):
             "lm_logit_max": metrics.finite_or_none(totals.max_logit),
             "lm_logsumexp": metrics.finite_or_none(totals.mean_lse),
             "z_loss": self.loss_fn.z_loss_weight * totals.mean_z,
-            "balance_loss": self.balancer.config.sequence_loss_weight * totals.balance_loss,
+            "balance_loss": self.balancer.config.sequence_loss_weight * float(totals.balance_loss_L.sum()),
             "grad_norm": grad_norm,
             **rates,
             "global_batch": step.num_windows,
@@ -219,7 +218,7 @@ class Trainer(titan.Trainer):
             "dead_experts": int(metrics.dead_experts(totals.counts_LE).sum()),
             "batch_het": totals.batch_het,
             "batch_digest": totals.digest,
-            **self.watch.see(step.number, totals.counts_LE, totals.router),
+            **self.watch.see(step.number, totals, tokens=self._tokens(step)),
         }
 
     def _log(self, step: Step, row: dict[str, Any]) -> None:

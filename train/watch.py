@@ -1,11 +1,8 @@
-"""What a run sees of its balance: panels, a picture of the loads, the collapse alarm. Parts of a row, in some steps.
-
-L = MoE layers, E = experts.
-"""
+"""What a run sees of its balance: panels, a picture of the loads, the collapse alarm. Parts of a row, in some steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from train.alarm import CollapseAlarm
 from train.balance import Balancer
 from train.heatmap import draw_loads
 from train.sinks import MetricsConfig
+from train.totals import Totals
 
 
 class BalanceWatch:
@@ -29,21 +27,29 @@ class BalanceWatch:
         self._picture = picture
         self._alarm = CollapseAlarm(balancer.config.alarm, layer_ids)
 
-    def see(self, step: int, counts_LE: Tensor, router: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Parts of the row of `step`, after the biases have moved.
+    def prepare(self, step: int) -> None:
+        """Before the forward passes of `step`: is it one whose routers are looked at?"""
+        for layer in self._balancer.layers:
+            layer.tally.watches_router = is_due(self._config.panels_every, step)
 
-        counts_LE: int64, of the whole step, on the host; router: its panels, [L] each.
-        """
+    def see(self, step: int, totals: Totals, *, tokens: int) -> dict[str, Any]:
+        """Parts of the row of `step`, a step of that many tokens, after the biases have moved."""
         parts: dict[str, Any] = {}
         if is_due(self._config.panels_every, step):
-            panels = self._balancer.panels(counts_LE) | dict(router)
+            panels = self._panels(totals, tokens)
             parts |= {"balance": metrics.by_group(panels), "by_layer": metrics.by_layer(panels, self._layer_ids)}
         if self._picture is not None and is_due(self._config.heatmap_every, step):
-            draw_loads(counts_LE, self._layer_ids, title=f"step {step:,}", path=self._picture)
+            draw_loads(totals.counts_LE, self._layer_ids, title=f"step {step:,}", path=self._picture)
             parts["loads"] = self._picture
-        if (warning := self._alarm.observe(counts_LE)) is not None:
+        if (warning := self._alarm.observe(totals.counts_LE)) is not None:
             parts["alarm"] = warning
         return parts
+
+    def _panels(self, totals: Totals, tokens: int) -> dict[str, Tensor]:
+        num_experts = totals.counts_LE.shape[-1]
+        return self._balancer.panels(totals.counts_LE) | metrics.router_panels(
+            totals.router_L3, totals.max_router_logit_L, tokens=tokens, num_experts=num_experts
+        )
 
 
 def is_due(every: int, step: int) -> bool:

@@ -120,9 +120,9 @@ def test_tokens_that_were_counted_twice_stop_the_run() -> None:
 
 
 def test_the_first_layer_whose_router_is_unsound_is_named() -> None:
-    mean_logit_L = torch.tensor([0.5, float("nan"), float("inf")])
-    assert list(first_unsound_router(mean_logit_L, ["2", "3", "4"])) == ["mean router logit of layer 3"]
-    assert first_unsound_router(mean_logit_L[:1], ["2"]) == {}
+    balance_loss_L = torch.tensor([1.5, float("nan"), float("nan")])
+    assert list(first_unsound_router(balance_loss_L, ["2", "3", "4"])) == ["router of layer 3"]
+    assert first_unsound_router(balance_loss_L[:1], ["2"]) == {}
 
 
 def test_digests_add_up_modulo_2_to_the_64() -> None:

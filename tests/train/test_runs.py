@@ -253,7 +253,7 @@ def poison_a_router() -> None:
 
 def test_a_nan_in_the_router_stops_all_ranks_and_names_the_layer(small, tmp_path):
     result = run([*small, *mesh("1 x 2, EP 2")], run_dir=tmp_path / "run", num_ranks=2, hook=poison_a_router)
-    refused(result, "step 2", "loss is nan", "mean router logit of layer 2 is nan", exit_code=RUN_EXIT)
+    refused(result, "step 2", "loss is nan", "router of layer 2 is nan", exit_code=RUN_EXIT)
     assert "layer 3" not in result.output  # NaN as well, because of layer 2
     assert result.output.count("step 1 changed biases: True") == 2
     assert result.output.count("step 2 changed biases: False") == 2

@@ -21,7 +21,7 @@ TALLIES = Tallies(
 
 
 def step(figures_MS: torch.Tensor = FIGURES_MS):  # type: ignore[no-untyped-def]
-    return total(figures_MS, TALLIES, digest=2**64 - 1, num_sequences=2, tokens=8, group=None)
+    return total(figures_MS, TALLIES, digest=2**64 - 1, num_sequences=2, group=None)
 
 
 def test_means_are_over_tokens_not_over_microbatches() -> None:
@@ -37,16 +37,16 @@ def test_heterogeneity_is_over_microbatches() -> None:
     assert step().batch_het == 3 - (3 + 0.5) / 2
 
 
-def test_the_balance_loss_is_the_mean_over_sequences_with_layers_summed() -> None:
-    assert step().balance_loss == pytest.approx(1.2)
+def test_the_balance_loss_of_a_layer_is_the_mean_over_sequences() -> None:
+    assert step().balance_loss_L.tolist() == pytest.approx([1.2])
 
 
 def test_what_the_layers_counted_comes_through() -> None:
     totals = step()
     assert totals.counts_LE.tolist() == [[5, 3]]
     assert totals.counts_LE.dtype == torch.int64
-    assert totals.router["router_logit_mean"].tolist() == [1.0]  # 16 over 8 tokens x 2 experts
-    assert totals.router["router_logit_max"].tolist() == [4.0]
+    assert totals.router_L3.tolist() == [[16.0, 80.0, 6.0]]
+    assert totals.max_router_logit_L.tolist() == [4.0]
     assert totals.digest == "f" * 16
 
 

@@ -101,8 +101,9 @@ class MoE(Module):
             weights_BLK, loss_B = attach_balance_loss(
                 weights_BLK, scores_BLE, counts_BE, top_k=self.top_k, weight=self.balance_loss_weight
             )
-            confidence_BL = routing_confidence(scores_BLE, expert_ids_BLK)
-            self.tally.add_(counts_E, loss_B=loss_B, logits_BLE=logits_BLE, confidence_BL=confidence_BL)
+            self.tally.add_(counts_E, loss_B)
+            if self.tally.watches_router:
+                self.tally.add_router_(logits_BLE, routing_confidence(scores_BLE, expert_ids_BLK))
         out_BLD = self.routed_experts(x_BLD, weights_BLK, expert_ids_BLK, counts_E)
         return out_BLD if self.shared_experts is None else out_BLD + self.shared_experts(x_BLD)
 
@@ -144,8 +145,11 @@ class _BalanceLoss(torch.autograd.Function):
     def forward(
         ctx: Any, weights_BLK: Tensor, scores_BLE: Tensor, load_BE: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        total_BL1 = scores_BLE.sum(-1, keepdim=True)
-        q_BL1 = torch.bmm(scores_BLE, load_BE[..., None]) / total_BL1
+        # both sums over the experts in one pass over the scores
+        weighted_BL1, total_BL1 = torch.bmm(scores_BLE, torch.stack([load_BE, torch.ones_like(load_BE)], -1)).split(
+            1, -1
+        )
+        q_BL1 = weighted_BL1 / total_BL1
         ctx.save_for_backward(load_BE, total_BL1, q_BL1)
         ctx.scale = scale
         loss_B = q_BL1.mean((1, 2))

@@ -1,5 +1,7 @@
 """What the MoE layers of a rank count between two optimizer steps: each routed token once, under any recomputation.
 
+Counts are of every step; what the router's logits look like costs as much again, and is of the steps that show it.
+
 B = batch, L = sequence, E = experts; where layers are stacked, the L in front is layers.
 """
 
@@ -22,9 +24,9 @@ class Tallies(NamedTuple):
     balance_loss_L: Tensor
     """float32: sum of the sequence-wise balance losses, before their weight."""
     router_L3: Tensor
-    """float32: sums of the router's logits, of their squares, and of the confidence of each token."""
+    """float32: sums of the router's logits, of their squares, and of the confidence of each token; or 0."""
     max_logit_L: Tensor
-    """float32: the router's largest logit; -inf where there was no token."""
+    """float32: the router's largest logit; or -inf."""
 
 
 class Tally(Module):
@@ -41,6 +43,8 @@ class Tally(Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        self.watches_router = False
+        """Whether the router's logits are added up; set before a step."""
         zeros = {
             "counts_E": torch.zeros(config.num_experts, dtype=torch.int64),
             "balance_loss": torch.zeros((), dtype=torch.float32),
@@ -52,14 +56,18 @@ class Tally(Module):
         self.clear_()
 
     @torch.no_grad()
-    def add_(self, counts_E: Tensor, *, loss_B: Tensor, logits_BLE: Tensor, confidence_BL: Tensor) -> None:
+    def add_(self, counts_E: Tensor, loss_B: Tensor) -> None:
         """Adds one microbatch; nothing where the forward pass is a repeated one, whose tokens are counted already."""
-        if is_recomputing():
-            return
-        self.counts_E += counts_E
-        self.balance_loss += loss_B.sum()
-        self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence_BL.sum()])
-        torch.maximum(self.max_logit, logits_BLE.amax(), out=self.max_logit)
+        if not is_recomputing():
+            self.counts_E += counts_E
+            self.balance_loss += loss_B.sum()
+
+    @torch.no_grad()
+    def add_router_(self, logits_BLE: Tensor, confidence_BL: Tensor) -> None:
+        """Likewise."""
+        if not is_recomputing():
+            self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence_BL.sum()])
+            torch.maximum(self.max_logit, logits_BLE.amax(), out=self.max_logit)
 
     def clear_(self) -> None:
         for buffer in self.buffers():
