@@ -20,7 +20,7 @@ NAMED = 5
 @dataclass(kw_only=True, slots=True)
 class AlarmConfig:
     """The `balance.alarm` section: when a layer counts as collapsed. In Trinity Large's first run MaxVio was flat, then
-    climbed, and losses stopped falling (report, section 4)."""
+    climbed, and losses stopped falling, says its report."""
 
     max_violation: float | None = 5.0
     """MaxVio of a layer beyond which it is overloaded; null: never. At most it can be experts / top_k - 1."""

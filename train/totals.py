@@ -32,7 +32,7 @@ class Totals(NamedTuple):
     balance_loss_L: Tensor
     """float64 [L]: sequence-wise balance loss before its weight, mean over the sequences of the global batch."""
     batch_het: float
-    """Largest mean cross-entropy of a microbatch, less their mean. Trinity report, section 3."""
+    """Largest mean cross-entropy of a microbatch, less their mean: the Trinity report's BatchHet."""
     counts_LE: Tensor
     """int64: tokens that each expert got."""
     router_L3: Tensor
