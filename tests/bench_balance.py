@@ -40,12 +40,14 @@ PARTS = {
     "train.model.moe.attach_balance_loss": "balance loss, forward",
     "train.model.moe._BalanceLoss.backward": "balance loss, backward",
     "train.model.tally.Tally.add_": "counting",
-    "train.model.moe.routing_confidence": "confidence of the router, of panels",
-    "train.model.tally.Tally.add_router_": "its logits, of panels",
-    "train.trainer.take": "counts of all layers, stacked",
+    "train.model.tally.Tally.add_router_": "router, for panels",
+    "train.trainer.take_": "counts of all layers, stacked",
+    "train.trainer.total": "over all ranks, with the losses",
+    "train.metrics.first_unsound_router": "is a router NaN?",
     "train.metrics.check_counts": "do the counts add up?",
     "train.balance.Balancer.update_biases_": "SMEBU",
-    "train.watch.BalanceWatch.see": "panels, alarm",
+    "train.metrics.max_violation": "MaxVio",
+    "train.watch.BalanceWatch.observe": "panels, alarm (with their MaxVio)",
 }
 """Function -> what it does."""
 

@@ -5,6 +5,7 @@ L = MoE layers, E = experts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,10 +33,10 @@ class AlarmConfig:
     """Whether the run then stops, on every rank."""
 
     def __post_init__(self) -> None:
-        for name in ("max_violation", "dead_share"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        if self.max_violation is not None and not 0 <= self.max_violation < math.inf:
+            raise ValueError(f"max_violation must be a number from 0 on, or null, got {self.max_violation}")
+        if self.dead_share is not None and not 0 <= self.dead_share < 1:
+            raise ValueError(f"dead_share must lie in 0..1 (1 excluded), or be null, got {self.dead_share}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
@@ -49,17 +50,18 @@ class CollapseAlarm:
         self._streak_L = torch.zeros(len(layer_ids), dtype=torch.int64)
 
     def observe(self, counts_LE: Tensor) -> str | None:
-        """What to warn of after this step: layers that have been collapsed for `steps` steps now, once each time.
+        """What to warn of after this step: layers that have been collapsed for `steps` steps, and again every `steps`.
 
         counts_LE: int64, tokens of the step that each expert got.
         """
         self._streak_L = (self._streak_L + 1) * is_collapsed(counts_LE, self._config)
-        layers = (self._streak_L == self._config.steps).nonzero().flatten().tolist()
+        is_due_L = (self._streak_L > 0) & (self._streak_L % self._config.steps == 0)
+        layers = is_due_L.nonzero().flatten().tolist()
         if not layers:
             return None
         messages = [f"layer {self._layer_ids[layer]}: {describe(counts_LE[layer])}" for layer in layers[:NAMED]]
         more = [f"and {len(layers) - NAMED} more layers"] if len(layers) > NAMED else []
-        return f"experts collapsed for {self._config.steps} steps in a row; " + "; ".join(messages + more)
+        return f"experts collapsed (steps in a row: {int(self._streak_L.max())}); " + "; ".join(messages + more)
 
 
 def is_collapsed(counts_LE: Tensor, config: AlarmConfig) -> Tensor:

@@ -9,6 +9,7 @@ L = MoE layers, E = experts.
 # torch._foreach_*: one kernel for many tensors, as torch.optim itself calls it.
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -45,8 +46,8 @@ class BalanceConfig:
 
     def __post_init__(self) -> None:
         for name in ("speed", "sharpness", "sequence_loss_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:  # nor NaN, which would make the choice of experts arbitrary
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in 0..1 (1 excluded), got {self.momentum}")
 
@@ -64,7 +65,7 @@ def smebu(counts_LE: Tensor, previous_LE: Tensor, config: BalanceConfig) -> Tens
 
     Source: Trinity report, section 2.3 ("soft-clamped momentum expert bias updates"), for Large.
     """
-    delta_LE = config.speed * torch.tanh(config.sharpness * relative_gaps(counts_LE))
+    delta_LE = config.speed * soft_clamp(counts_LE, config)
     return _with_momentum(_centred(delta_LE), previous_LE, config)
 
 
@@ -88,6 +89,11 @@ def sign(counts_LE: Tensor, previous_LE: Tensor, config: BalanceConfig) -> Tenso
 
 RULES: dict[str, Rule] = {"smebu": smebu, "sign": sign, "linear": linear}
 """`balance.kind` -> rule."""
+
+
+def soft_clamp(counts_LE: Tensor, config: BalanceConfig) -> Tensor:
+    """SMEBU's view of the loads, float32 [L, E]: near -1 and 1 it no longer tells a large gap from a larger one."""
+    return torch.tanh(config.sharpness * relative_gaps(counts_LE))
 
 
 def relative_gaps(counts_LE: Tensor) -> Tensor:
@@ -122,7 +128,7 @@ class Balancer:
     @torch.no_grad()
     def update_biases_(self, counts_LE: Tensor) -> None:
         """counts_LE: of the whole step, summed over all ranks. The same on every rank, so the biases are too."""
-        if self.config.kind == "none" or not self.layers:
+        if self.config.kind == "none":
             return
         biases = [layer.expert_bias_E for layer in self.layers]
         changes = [layer.bias_momentum_E for layer in self.layers]
@@ -140,5 +146,5 @@ class Balancer:
             previous_LE=self._previous_LE.cpu(),
         )
         if self.config.kind == "smebu":
-            panels["saturated_clamps"] = metrics.saturated_clamps(counts_LE, sharpness=self.config.sharpness)
+            panels["saturated_clamps"] = metrics.saturated(soft_clamp(counts_LE, self.config))
         return panels

@@ -60,11 +60,14 @@ def new_picture(
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(num_rows, num_columns, figsize=size, sharex=True, squeeze=False, **sharing)
         figure.suptitle(title, x=0.008, ha="left", fontsize=13)
-        yield panels
         partial = path.with_name(path.name + ".tmp")
-        figure.savefig(partial, format="png", dpi=150)
-        plt.close(figure)
-    os.replace(partial, path)
+        try:
+            yield panels
+            figure.savefig(partial, format="png", dpi=150)
+            os.replace(partial, path)
+        finally:
+            plt.close(figure)
+            partial.unlink(missing_ok=True)
 
 
 def mark_phases(axes: Axes, phases: Phases, *, seen: int) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from train.errors import CONFIG_EXIT, ConfigError
 
 if TYPE_CHECKING:
-    from train.weights import Step
+    from train.weights import CheckpointName
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def evaluate(run_dir: Path, tokens: Path, step: Step | None) -> dict[str, float | int]:
+def evaluate(run_dir: Path, tokens: Path, step: CheckpointName | None) -> dict[str, float | int]:
     """Raises ValueError or OSError for a file that holds no tokens of this model."""
     from train.config import load_run
     from train.weights import checkpoint_path, load_model

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from train.config import Run
     from train.gguf import Dtype
     from train.safetensors_file import Entry
-    from train.weights import CheckpointReader, Step
+    from train.weights import CheckpointName, CheckpointReader
 
 DTYPES = {"hf": ("float32", "bfloat16"), "gguf": ("float32", "bfloat16", "q8_0")}
 
@@ -87,7 +87,9 @@ def parse_bytes(text: str) -> int:
     return int(number)
 
 
-def export(run_dir: Path, out: Path, *, step: Step | None, dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
+def export(
+    run_dir: Path, out: Path, *, step: CheckpointName | None, dtype: str, shard_bytes: int = SHARD_BYTES
+) -> None:
     """A folder. Raises ConfigError where there is nothing to export, OSError where OUT cannot be written."""
     from train.config import load_run
     from train.weights import open_checkpoint
@@ -106,7 +108,7 @@ def export(run_dir: Path, out: Path, *, step: Step | None, dtype: str, shard_byt
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def export_gguf(run_dir: Path, out: Path, *, step: Step | None, dtype: Dtype) -> None:
+def export_gguf(run_dir: Path, out: Path, *, step: CheckpointName | None, dtype: Dtype) -> None:
     """A GGUF file. Raises as `export` does."""
     from train.config import load_run
     from train.gguf import write_gguf

@@ -41,10 +41,8 @@ def dead_experts(counts_LE: Tensor) -> Tensor:
     return (counts_LE == 0).sum(-1)
 
 
-def saturated_clamps(counts_LE: Tensor, *, sharpness: float) -> Tensor:
-    """Share of a layer's experts whose clamp, SMEBU's tanh, is near its limit and no longer sees a difference, [L]."""
-    mean_L1 = counts_LE.double().mean(-1, keepdim=True)
-    clamp_LE = torch.tanh(sharpness * (mean_L1 - counts_LE) / mean_L1)
+def saturated(clamp_LE: Tensor) -> Tensor:
+    """Share of a layer's clamps that are near their limits, -1 and 1, float64 [L]."""
     return (clamp_LE.abs() >= SATURATION).double().mean(-1)
 
 
@@ -121,12 +119,15 @@ def by_group(panels: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
 
 
 def first_unsound_router(balance_loss_L: Tensor, layer_ids: Sequence[str]) -> dict[str, float]:
-    """{"router of layer 3": nan} of the first layer whose router gives NaN, if there is one; those after it follow it.
+    """{"router of layer 3 (...)": nan} of the first layer whose scores are NaN, if there is one; others follow it.
 
     balance_loss_L: a mean over all scores of a layer, so that one that is NaN makes it NaN.
     """
     unsound = (~balance_loss_L.isfinite()).nonzero().flatten().tolist()
-    return {f"router of layer {layer_ids[layer]}": float(balance_loss_L[layer]) for layer in unsound[:1]}
+    return {
+        f"router of layer {layer_ids[layer]} (its logits or its input)": float(balance_loss_L[layer])
+        for layer in unsound[:1]
+    }
 
 
 def check_counts(counts_LE: Tensor, layer_ids: Sequence[str], *, tokens: int, top_k: int) -> None:

@@ -105,6 +105,19 @@ def batches_divide(run: Any) -> str | None:
     return None
 
 
+def some_layer_has_experts(run: Any) -> str | None:
+    dense, layers = run.model.num_dense_layers, run.model.num_layers
+    if dense == layers:
+        return f"model.num_dense_layers={dense}: no layer has experts; choose 0 to {layers - 1}"
+    return None
+
+
+def parameters_stay_on_the_device(run: Any) -> str | None:
+    if run.training.enable_cpu_offload:
+        return "training.enable_cpu_offload: must be false; selection biases and Muon work on the device"
+    return None
+
+
 def sequence_fits_the_model(run: Any) -> str | None:
     if not 0 < run.training.seq_len <= run.model.max_seq_len:
         return f"training.seq_len={run.training.seq_len}: must lie in 1..model.max_seq_len={run.model.max_seq_len}"
@@ -215,6 +228,8 @@ RULES: tuple[Rule, ...] = (
     world_size_matches,
     expert_parallelism_divides,
     batches_divide,
+    some_layer_has_experts,
+    parameters_stay_on_the_device,
     sequence_fits_the_model,
     vocabulary_fits_the_model,
     mix_names_phases_and_sources,

@@ -44,6 +44,10 @@ class MetricsConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}; 0 turns it off")
 
 
+EVERY_LAYER = ("by_layer", "max_violation_by_layer")
+"""Keys of a row that are for the file alone: a dashboard shows groups of layers."""
+
+
 class Sink(Protocol):
     """Takes one row a step."""
 
@@ -63,7 +67,7 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, allow_nan=False, default=str) + "\n")  # default: the path of a picture
+        self._file.write(json.dumps(row, allow_nan=False, default=os.fspath) + "\n")  # a picture is its path
         self._file.flush()
 
     def close(self) -> None:
@@ -96,7 +100,8 @@ class WandB:
         )
 
     def write(self, row: dict[str, Any]) -> None:
-        figures = {key: self._as_media(value) for key, value in _flatten(row).items() if "by_layer" not in key}
+        shown = {key: value for key, value in row.items() if key not in EVERY_LAYER}
+        figures = {key: self._as_media(value) for key, value in _flatten(shown).items()}
         self._run.log(figures, step=row["step"])
         if "alarm" in row:
             self._run.alert(title="experts collapsed", text=row["alarm"], level="WARN")

@@ -57,7 +57,7 @@ def total(
     this rank's windows; num_sequences: of the whole step; group: the ranks that share its batch (None: one).
     """
     cross_entropy_M, z_M, lse_M, correct_M, max_logit_M, labelled_M = figures_MS.unbind(1)
-    losses_M = cross_entropy_M / labelled_M
+    losses_M = cross_entropy_M / labelled_M.clamp(min=1)  # a microbatch may have no label
     sums = torch.stack([cross_entropy_M, z_M, lse_M, correct_M, labelled_M, losses_M, torch.ones_like(losses_M)]).sum(1)
     halves = torch.tensor(metrics.split_digest(digest), device=sums.device)
     sums, halves, counts_LE, balance_loss_L, router_L3 = reduce_together(

@@ -30,7 +30,7 @@ from train.config import Run
 from train.errors import RunError
 from train.loss import CrossEntropyZLoss, LossSums
 from train.model.afmoe import moe_layers
-from train.model.tally import take
+from train.model.tally import take_
 from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
 from train.sinks import Sinks, open_sinks
@@ -74,13 +74,14 @@ class Trainer(titan.Trainer):
 
     def __init__(self, config: Config):
         super().__init__(config)
+        # NVIDIA's containers switch it on: with ten bits, scores of a router tie, and ties pick experts by index
+        torch.backends.cuda.matmul.allow_tf32 = False
         (self.model,) = self.model_parts
         self.timeline = config.run.timeline
         self.batch_mesh = self.parallel_dims.get_optional_mesh("batch")
         self.num_batch_ranks = 1 if self.batch_mesh is None else self.batch_mesh.size()
         layers = dict(moe_layers(self.model))
         self.moe_layer_ids = list(layers)
-        self.tallies = [layer.tally for layer in layers.values()]
         self.balancer = Balancer(config.run.section("balance"), list(layers.values()))
         self.watch = BalanceWatch(
             config.run.section("metrics"),
@@ -108,7 +109,7 @@ class Trainer(titan.Trainer):
             grad_norm = self._clip()
         totals = total(
             sums,
-            take(self.tallies),
+            take_([layer.tally for layer in self.balancer.layers]),
             digest=self.dataloader.pop_digest(),
             num_sequences=step.num_windows,
             group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
@@ -218,7 +219,7 @@ class Trainer(titan.Trainer):
             "dead_experts": int(metrics.dead_experts(totals.counts_LE).sum()),
             "batch_het": totals.batch_het,
             "batch_digest": totals.digest,
-            **self.watch.see(step.number, totals, tokens=self._tokens(step)),
+            **self.watch.observe(step.number, totals, tokens=self._tokens(step)),
         }
 
     def _log(self, step: Step, row: dict[str, Any]) -> None:
@@ -237,7 +238,11 @@ class Trainer(titan.Trainer):
         row["mfu"] = metrics.finite_or_none(flops / peak)
         self.sinks.write(row)
         if "alarm" in row and self.balancer.config.alarm.stop:
-            raise RunError(f"step {step.number}: {row['alarm']}. The run stops because of balance.alarm.stop=true.")
+            raise RunError(
+                f"step {step.number}: {row['alarm']}. The run stops because of balance.alarm.stop=true; the last "
+                "checkpoint stands. Look at loads.png and at by_layer in metrics.jsonl. The same command goes on from "
+                "the checkpoint; balance.alarm.stop=false takes it past this step."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The step, and torch's RNG state (the same on every rank; no part of a step draws from it today)."""

@@ -32,7 +32,7 @@ class BalanceWatch:
         for layer in self._balancer.layers:
             layer.tally.watches_router = is_due(self._config.panels_every, step)
 
-    def see(self, step: int, totals: Totals, *, tokens: int) -> dict[str, Any]:
+    def observe(self, step: int, totals: Totals, *, tokens: int) -> dict[str, Any]:
         """Parts of the row of `step`, a step of that many tokens, after the biases have moved."""
         parts: dict[str, Any] = {}
         if is_due(self._config.panels_every, step):

@@ -22,7 +22,7 @@ from train.model.shapes import model_shapes, shape_problems
 from train.model.spec import afmoe_config
 from train.published import is_checkpoint
 
-Step = int | str
+CheckpointName = int | str
 """Number of a step, or the name of the checkpoint that ends a phase: `phase-general`."""
 
 
@@ -96,7 +96,7 @@ class CheckpointReader:
         return self._first_bytes[key]
 
 
-def open_checkpoint(run: Run, step: Step | None = None) -> CheckpointReader:
+def open_checkpoint(run: Run, step: CheckpointName | None = None) -> CheckpointReader:
     """The checkpoint `step` of a run, or its last one. Raises ConfigError where there is none of the run's model."""
     folder = checkpoint_path(run, step)
     reader = CheckpointReader(folder)
@@ -106,7 +106,7 @@ def open_checkpoint(run: Run, step: Step | None = None) -> CheckpointReader:
     return reader
 
 
-def load_model(run: Run, step: Step | None = None) -> Afmoe:
+def load_model(run: Run, step: CheckpointName | None = None) -> Afmoe:
     """The model at checkpoint `step` (null: the last), float32 on the CPU, in evaluation mode.
 
     Raises ConfigError where the run has no such checkpoint.
@@ -124,7 +124,7 @@ def load_model(run: Run, step: Step | None = None) -> Afmoe:
     return model.eval()
 
 
-def checkpoint_path(run: Run, step: Step | None) -> Path:
+def checkpoint_path(run: Run, step: CheckpointName | None) -> Path:
     """Folder of the complete checkpoint of `step`, or of the last one. Raises ConfigError where there is none."""
     folder = run.run_dir / run.section("checkpoint").folder
     steps = [f"step-{number}" for number in committed_steps(folder)]

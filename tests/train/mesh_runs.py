@@ -71,6 +71,7 @@ def mesh_settings(folder: Path) -> list[str]:
         "schedule.token_scale=1.6e-9",
         f"schedule.batch=[{{from_tokens: 0, sequences: {SEQUENCES}}}]",
         f"run.stop_after_step={NUM_STEPS}",
+        "metrics.panels_every=1",
         "optimizer.muon.lr=1e-2",  # at smoke's twice these a difference of rounding grows fivefold in five steps
         "optimizer.adamw.lr=1e-3",
         "training.max_norm=0.5",

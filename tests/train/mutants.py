@@ -41,14 +41,14 @@ def lose_the_counts_of_other_ranks() -> None:
     """They are not all-reduced, but taken from rank 0."""
     from train import trainer
 
-    take = trainer.take
+    take_ = trainer.take_
 
     def take_on_rank_0(tallies: Any) -> Any:
-        taken = take(tallies)
+        taken = take_(tallies)
         taken.counts_LE.mul_(os.environ["RANK"] == "0")
         return taken
 
-    trainer.take = take_on_rank_0
+    trainer.take_ = take_on_rank_0
 
 
 def balance_by_the_counts_of_one_rank() -> None:
@@ -56,15 +56,15 @@ def balance_by_the_counts_of_one_rank() -> None:
     from train import trainer
     from train.balance import Balancer
 
-    take, update_biases_ = trainer.take, Balancer.update_biases_
+    take_, update_biases_ = trainer.take_, Balancer.update_biases_
     own: list[Tensor] = []
 
     def take_and_keep(tallies: Any) -> Any:
-        taken = take(tallies)
+        taken = take_(tallies)
         own[:] = [taken.counts_LE]
         return taken
 
-    trainer.take = take_and_keep
+    trainer.take_ = take_and_keep
     Balancer.update_biases_ = lambda self, counts_LE: update_biases_(self, own[0])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -25,17 +27,17 @@ def test_a_threshold_must_be_exceeded() -> None:
     assert is_collapsed(counts_LE, AlarmConfig(max_violation=None, dead_share=None)).tolist() == [False, False]
 
 
-def test_it_speaks_once_when_a_layer_has_been_so_for_long_enough() -> None:
+def test_it_speaks_when_a_layer_has_been_so_for_long_enough_and_again_after_as_long() -> None:
     bad, good = [EVEN_E, SKEWED_E], [EVEN_E, EVEN_E]
     config = AlarmConfig(max_violation=1.0, steps=2)
-    spoken = [message is not None for message in watch(config, bad, good, bad, bad, bad, good, bad, bad)]
-    assert spoken == [False, False, False, True, False, False, False, True]
+    spoken = [message is not None for message in watch(config, bad, good, bad, bad, bad, bad, good, bad, bad)]
+    assert spoken == [False, False, False, True, False, True, False, False, True]
 
 
 def test_it_names_layers_and_experts() -> None:
     (message,) = watch(AlarmConfig(max_violation=1.0, steps=1), [EVEN_E, SKEWED_E])
     assert message == (
-        "experts collapsed for 1 steps in a row; layer 7: MaxVio 2.00; "
+        "experts collapsed (steps in a row: 1); layer 7: MaxVio 2.00; "
         "expert 3 has 75 %, expert 2 has 19 % of its tokens, 1 of 4 have none (0)"
     )
 
@@ -60,7 +62,10 @@ def test_many_dead_experts_are_counted_and_some_named() -> None:
     assert message.endswith("18 of 20 have none (0, 1, 2, 3, 4, ...)")
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_violation", -1.0), ("dead_share", -0.1), ("steps", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_violation", -1.0), ("max_violation", math.nan), ("dead_share", -0.1), ("dead_share", 5.0), ("steps", 0)],
+)
 def test_a_number_out_of_range_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         AlarmConfig(**{name: value})  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from train.metrics import (
     reversals,
     root_mean_square,
     router_panels,
-    saturated_clamps,
+    saturated,
     split_digest,
 )
 
@@ -46,10 +46,8 @@ def test_load_entropy_by_hand() -> None:
     assert load_entropy(torch.tensor([[7, 0, 0]])).tolist() == [0.0]
 
 
-def test_saturated_clamps_by_hand() -> None:
-    # gaps 1, 0.5, 0, -1.5. tanh of twice that: 0.964, 0.762, 0, -0.995; of the gaps themselves: 0.762, ..., -0.905
-    assert saturated_clamps(COUNTS_LE, sharpness=2.0).tolist() == [0.5, 0.0]
-    assert saturated_clamps(COUNTS_LE, sharpness=1.0).tolist() == [0.0, 0.0]
+def test_saturation_is_near_either_limit() -> None:
+    assert saturated(torch.tensor([[0.96, 0.94, 0.0, -0.99], [0.1, 0.2, 0.3, -0.6]])).tolist() == [0.5, 0.0]
 
 
 def test_spread_and_root_mean_square_by_hand() -> None:
@@ -121,7 +119,9 @@ def test_tokens_that_were_counted_twice_stop_the_run() -> None:
 
 def test_the_first_layer_whose_router_is_unsound_is_named() -> None:
     balance_loss_L = torch.tensor([1.5, float("nan"), float("nan")])
-    assert list(first_unsound_router(balance_loss_L, ["2", "3", "4"])) == ["router of layer 3"]
+    assert list(first_unsound_router(balance_loss_L, ["2", "3", "4"])) == [
+        "router of layer 3 (its logits or its input)"
+    ]
     assert first_unsound_router(balance_loss_L[:1], ["2"]) == {}
 
 

@@ -222,7 +222,7 @@ def test_the_loads_are_drawn(finished, one_rank_dir):
 def test_a_collapse_warns_and_stops_all_ranks_where_that_is_wanted(small, tmp_path):
     alarm = ["balance.alarm.max_violation=0.01", "balance.alarm.steps=2", "balance.alarm.stop=true"]
     result = run([*small, *mesh("1 x 2, EP 2"), *alarm], run_dir=tmp_path / "run", num_ranks=2)
-    refused(result, "step 2: experts collapsed for 2 steps in a row; layer 1: MaxVio", exit_code=RUN_EXIT)
+    refused(result, "step 2: experts collapsed (steps in a row: 2); layer 1: MaxVio", exit_code=RUN_EXIT)
     assert ["alarm" in row for row in result.rows] == [False, True]
 
 
@@ -253,7 +253,7 @@ def poison_a_router() -> None:
 
 def test_a_nan_in_the_router_stops_all_ranks_and_names_the_layer(small, tmp_path):
     result = run([*small, *mesh("1 x 2, EP 2")], run_dir=tmp_path / "run", num_ranks=2, hook=poison_a_router)
-    refused(result, "step 2", "loss is nan", "router of layer 2 is nan", exit_code=RUN_EXIT)
+    refused(result, "step 2", "loss is nan", "router of layer 2 (its logits or its input) is nan", exit_code=RUN_EXIT)
     assert "layer 3" not in result.output  # NaN as well, because of layer 2
     assert result.output.count("step 1 changed biases: True") == 2
     assert result.output.count("step 2 changed biases: False") == 2

@@ -50,6 +50,11 @@ def test_what_the_layers_counted_comes_through() -> None:
     assert totals.digest == "f" * 16
 
 
+def test_a_microbatch_without_a_label_is_no_nan() -> None:
+    figures_MS = torch.cat([FIGURES_MS, torch.tensor([[0.0, 0.0, 0.0, 0.0, -math.inf, 0.0]], dtype=torch.float64)])
+    assert step(figures_MS).batch_het == 3 - (3 + 0.5 + 0) / 3
+
+
 def test_what_a_loss_does_not_measure_stays_unknown() -> None:
     figures_MS = FIGURES_MS.clone()
     figures_MS[:, [2, 4]] = math.nan

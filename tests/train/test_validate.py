@@ -12,7 +12,7 @@ from train.config import LossConfig
 from train.loss import CrossEntropyZLoss, LossSums
 from train.model.afmoe import moe_layers
 from train.model.head import Loss
-from train.model.tally import take
+from train.model.tally import take_
 from train.validate import Batch, HeldOut, share, sum_losses
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_a_validation_pass_between_microbatches_counts_no_token() -> None:
         model(tokens)
         sum_losses(model, [windows] * num_passes, LOSS, CPU)
         model(tokens)
-        taken.append(take([moe.tally for _, moe in moe_layers(model)]))
+        taken.append(take_([moe.tally for _, moe in moe_layers(model)]))
     # 2 microbatches x 16 tokens x top_k 2 in each of three layers
     assert taken[0].counts_LE.sum(-1).tolist() == [64] * 3
     assert all(map(torch.equal, *taken))

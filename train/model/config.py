@@ -70,6 +70,8 @@ class ModelConfig:
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}")
+        if self.num_dense_layers < self.num_layers and self.num_experts < 2:
+            raise ValueError(f"num_experts must be at least 2, got {self.num_experts}")
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k={self.top_k} exceeds num_experts={self.num_experts}")
         if self.head_dim % 2:

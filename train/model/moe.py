@@ -16,7 +16,7 @@ from torchtitan.models.common.linear import Linear
 from torchtitan.models.common.moe import GroupedExperts, RoutedExperts, TokenChoiceTopKRouter
 from torchtitan.protocols.module import Module
 
-from train.model.tally import Tally
+from train.model.tally import UNDERFLOW, Tally
 
 
 class Gate(Linear):
@@ -102,8 +102,7 @@ class MoE(Module):
                 weights_BLK, scores_BLE, counts_BE, top_k=self.top_k, weight=self.balance_loss_weight
             )
             self.tally.add_(counts_E, loss_B)
-            if self.tally.watches_router:
-                self.tally.add_router_(logits_BLE, routing_confidence(scores_BLE, expert_ids_BLK))
+            self.tally.add_router_(logits_BLE, scores_BLE, expert_ids_BLK)
         out_BLD = self.routed_experts(x_BLD, weights_BLK, expert_ids_BLK, counts_E)
         return out_BLD if self.shared_experts is None else out_BLD + self.shared_experts(x_BLD)
 
@@ -114,9 +113,9 @@ class MoE(Module):
 
 def count_tokens(expert_ids_BLK: Tensor, *, num_experts: int) -> Tensor:
     """Tokens of each sequence that chose each expert. int64 [B, L, K] -> int64 [B, E]."""
-    ids_BT = expert_ids_BLK.flatten(1)
-    counts_BE = torch.zeros(ids_BT.shape[0], num_experts, dtype=torch.int64, device=ids_BT.device)
-    return counts_BE.scatter_add_(1, ids_BT, torch.ones_like(ids_BT))
+    ids_BN = expert_ids_BLK.flatten(1)  # N = L K
+    counts_BE = torch.zeros(ids_BN.shape[0], num_experts, dtype=torch.int64, device=ids_BN.device)
+    return counts_BE.scatter_add_(1, ids_BN, torch.ones_like(ids_BN))
 
 
 def attach_balance_loss(
@@ -145,11 +144,8 @@ class _BalanceLoss(torch.autograd.Function):
     def forward(
         ctx: Any, weights_BLK: Tensor, scores_BLE: Tensor, load_BE: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        # both sums over the experts in one pass over the scores
-        weighted_BL1, total_BL1 = torch.bmm(scores_BLE, torch.stack([load_BE, torch.ones_like(load_BE)], -1)).split(
-            1, -1
-        )
-        q_BL1 = weighted_BL1 / total_BL1
+        total_BL1 = scores_BLE.sum(-1, keepdim=True).clamp_(min=UNDERFLOW)  # a NaN stays one
+        q_BL1 = torch.bmm(scores_BLE, load_BE[..., None]) / total_BL1
         ctx.save_for_backward(load_BE, total_BL1, q_BL1)
         ctx.scale = scale
         loss_B = q_BL1.mean((1, 2))
@@ -162,9 +158,3 @@ class _BalanceLoss(torch.autograd.Function):
             return grads[0], None, None, None
         load_BE, total_BL1, q_BL1 = ctx.saved_tensors
         return grads[0], (load_BE[:, None] - q_BL1).mul_(ctx.scale / total_BL1), None, None
-
-
-@torch.no_grad()
-def routing_confidence(scores_BLE: Tensor, expert_ids_BLK: Tensor) -> Tensor:
-    """Share of a token's scores that its experts have, float32 [B, L]: K / E where all are alike, towards 1 if sure."""
-    return scores_BLE.gather(-1, expert_ids_BLK).sum(-1) / scores_BLE.sum(-1)

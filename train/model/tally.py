@@ -2,7 +2,7 @@
 
 Counts are of every step; what the router's logits look like costs as much again, and is of the steps that show it.
 
-B = batch, L = sequence, E = experts; where layers are stacked, the L in front is layers.
+B = batch, L = sequence, E = experts, K = experts a token visits; where layers are stacked, the L in front is layers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torchtitan.protocols.module import Module
+
+UNDERFLOW = 1e-20
+"""Instead of the sum of a token's scores where all of them are 0, as torchtitan's router has it."""
 
 
 class Tallies(NamedTuple):
@@ -63,10 +66,11 @@ class Tally(Module):
             self.balance_loss += loss_B.sum()
 
     @torch.no_grad()
-    def add_router_(self, logits_BLE: Tensor, confidence_BL: Tensor) -> None:
-        """Likewise."""
-        if not is_recomputing():
-            self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence_BL.sum()])
+    def add_router_(self, logits_BLE: Tensor, scores_BLE: Tensor, expert_ids_BLK: Tensor) -> None:
+        """Adds what the router made of one microbatch, in a step that shows it; nothing in a repeated forward pass."""
+        if self.watches_router and not is_recomputing():
+            confidence = routing_confidence(scores_BLE, expert_ids_BLK).sum()
+            self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence])
             torch.maximum(self.max_logit, logits_BLE.amax(), out=self.max_logit)
 
     def clear_(self) -> None:
@@ -79,7 +83,7 @@ class Tally(Module):
 
 
 @torch.no_grad()
-def take(tallies: Sequence[Tally]) -> Tallies:
+def take_(tallies: Sequence[Tally]) -> Tallies:
     """What the layers have counted; they start anew."""
     taken = Tallies(
         counts_LE=torch.stack([tally.counts_E for tally in tallies]),
@@ -92,6 +96,14 @@ def take(tallies: Sequence[Tally]) -> Tallies:
     return taken
 
 
+def routing_confidence(scores_BLE: Tensor, expert_ids_BLK: Tensor) -> Tensor:
+    """Share of a token's scores that its experts have, float32 [B, L]: K / E where all are alike, towards 1 if sure."""
+    return scores_BLE.gather(-1, expert_ids_BLK).sum(-1) / scores_BLE.sum(-1).clamp(min=UNDERFLOW)
+
+
 def is_recomputing() -> bool:
-    """Whether this forward pass is activation checkpointing's second one, run from inside the backward pass."""
-    return torch._C._current_graph_task_id() != -1
+    """Whether this forward pass is activation checkpointing's second one, run from inside the backward pass.
+
+    A compiled forward pass adds once by itself: its recomputation replays operations, not changes of buffers.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

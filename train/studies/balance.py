@@ -72,7 +72,7 @@ class Case:
 
     @property
     def num_steps(self) -> int:
-        return self.run.timeline.num_steps
+        return min(self.run.timeline.num_steps, self.run.section("run").stop_after_step or self.run.timeline.num_steps)
 
     def start(self) -> ForkServerProcess:
         return start_warm(train, self.settings, log=self.log, num_threads=1)
@@ -93,7 +93,7 @@ class Case:
 
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
-    rules = list(dict.fromkeys(args.rules.split(",")))
+    rules = list(dict.fromkeys(rule.strip() for rule in args.rules.split(",")))
     print(f"balance study: {', '.join(rules)} in {args.out}; the engine takes some seconds to load", flush=True)
     try:
         warm_up()
@@ -154,6 +154,8 @@ def check_all(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
             cases.append(check(rule, out, overrides))
         except ConfigError as error:
             problems += error.problems
+    labels = [case.label for case in cases]
+    problems += [f"--rules: {label} is there twice" for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))  # what is wrong with all of them is said once
     for case in cases:
@@ -164,11 +166,16 @@ def check_all(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
 def check(rule: str, out: Path, overrides: list[str]) -> Case:
     from train import config
 
-    kind, _, speed = rule.partition(":")
+    kind, colon, speed = rule.partition(":")
+    if colon and (kind == "none" or not speed):
+        raise ConfigError([f"--rules: got {rule!r}; write RULE:SPEED, as in smebu:0.1, or none, which has no speed"])
     name = f"{kind}-{speed}" if speed else kind
     settings = ["experiment=balance_study", f"balance={kind}", *overrides, f"run.name={name}", f"run.dir={out / name}"]
-    settings += [f"balance.speed={speed}"] if speed else []
-    return Case(name, settings, config.check(config.compose(settings)))
+    settings += ["metrics.panels_every=1", *([f"balance.speed={speed}"] if speed else [])]
+    case = Case(name, settings, config.check(config.compose(settings)))
+    if case.kind != kind:
+        raise ConfigError([f"balance: each run of the study has its own rule; choose them with --rules={case.kind}"])
+    return case
 
 
 def prepare_data(run: Run) -> None:

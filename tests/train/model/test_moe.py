@@ -14,6 +14,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC
 from tests.train.model import build_model, random_tokens, tiny_config
 from train.model.afmoe import moe_layers
 from train.model.moe import MoE, attach_balance_loss, count_tokens
+from train.model.tally import routing_confidence, take_
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning")  # torchtitan's router; see train/cpu.py
 
@@ -81,6 +82,45 @@ def test_counts_by_hand() -> None:
     assert count_tokens(ids_BLK, num_experts=4).tolist() == [[1, 2, 0, 1], [0, 0, 2, 2]]
 
 
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_what_the_router_made_of_its_tokens_is_added_up_where_it_is_watched(is_watched: bool) -> None:
+    moe, x_BLD = make_moe(), make_input()
+    moe.tally.watches_router = is_watched
+    for _ in range(2):
+        moe(x_BLD)
+    tallies = take_([moe.tally])
+    logits_TE = x_BLD.flatten(0, 1) @ moe.router.gate.weight.T
+    scores_TE = torch.sigmoid(logits_TE)
+    chosen_TK = torch.topk(scores_TE + moe.expert_bias_E, K).indices
+    confidence = (scores_TE.gather(1, chosen_TK).sum(1) / scores_TE.sum(1)).sum()
+    sums = torch.stack([logits_TE.sum(), (logits_TE**2).sum(), confidence])
+    expected = (2 * sums, logits_TE.max()) if is_watched else (torch.zeros(3), torch.tensor(-torch.inf))
+    torch.testing.assert_close(
+        (tallies.router_L3[0], tallies.max_logit_L[0]), expected, atol=0, rtol=1e-5
+    )  # sums of 84
+
+
+def test_a_compiled_forward_pass_counts_too() -> None:
+    tally = make_moe().tally
+    tally.watches_router = True
+    scores_BLE = torch.rand(B, L, E)
+    ids_BLK = scores_BLE.topk(K).indices
+
+    def count() -> None:
+        tally.add_(count_tokens(ids_BLK, num_experts=E).sum(0), torch.ones(B))
+        tally.add_router_(scores_BLE.logit(), scores_BLE, ids_BLK)
+
+    torch.compile(count, backend="eager", fullgraph=True)()  # as the engine compiles a layer: whole
+    assert tally.counts_E.sum() == B * L * K
+    assert tally.router_3[2] > 0
+
+
+def test_scores_that_all_underflow_are_no_nan() -> None:
+    scores_BLE = torch.zeros(1, 4, 4)  # sigmoid of logits below -104
+    assert balance_loss(scores_BLE, [[4, 0, 0, 0]], top_k=1).tolist() == [0.0]
+    assert not routing_confidence(scores_BLE, torch.zeros(1, 4, 1, dtype=torch.int64)).isnan().any()
+
+
 def test_counts_add_up_over_microbatches() -> None:
     moe, x_BLD = make_moe(), make_input()
     moe(x_BLD)
@@ -102,14 +142,15 @@ def test_recomputation_counts_once_and_gives_the_same_gradients() -> None:
     for recompute in (False, True):
         moe = make_moe()
         moe.balance_loss_weight = 0.1
+        moe.tally.watches_router = True
         out_BLD = checkpoint(moe, x_BLD, use_reentrant=False) if recompute else moe(x_BLD)
         assert isinstance(out_BLD, Tensor)
         out_BLD.square().sum().backward()
-        taken.append((moe.tally.counts_E, moe.tally.balance_loss, gradients(moe)))
-    (counts_E, loss, plain), (recomputed_counts_E, recomputed_loss, recomputed) = taken
-    assert torch.equal(counts_E, recomputed_counts_E)
-    assert counts_E.sum() == B * L * K
-    assert loss == recomputed_loss > 0
+        taken.append((take_([moe.tally]), gradients(moe)))
+    (tallies, plain), (recomputed_tallies, recomputed) = taken
+    assert all(map(torch.equal, tallies, recomputed_tallies))
+    assert tallies.counts_LE.sum() == B * L * K
+    assert tallies.balance_loss_L > 0
     assert plain.keys() == recomputed.keys()
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 

@@ -84,9 +84,34 @@ def test_all_problems_are_said_before_anything_is_made(tmp_path: Path, capsys: p
     assert "balance/smebux" in message
     assert "linear; none; sign; smebu" in message  # what there is
     assert re.search(r"balance\.speed: .*\(got 'fast'\)", message)
-    assert "speed must not be negative, got -1" in message
+    assert "speed must be finite and not negative, got -1" in message
     assert message.count("top_k=99 exceeds num_experts=32") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--rules", "smebu:"], "--rules: got 'smebu:'; write RULE:SPEED"),
+        (["--rules", "none:0.1"], "--rules: got 'none:0.1'; write RULE:SPEED"),
+        (["--rules", "smebu:0.1,smebu:0.10"], "--rules: smebu 0.1 is there twice"),
+        (["--rules", "smebu,linear", "balance.kind=sign"], "balance: each run of the study has its own rule"),
+    ],
+)
+def test_runs_that_could_not_be_told_apart_are_refused(
+    wrong: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert balance.main([str(tmp_path / "out"), *wrong]) == CONFIG_EXIT
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_step_has_panels_whatever_is_set(tmp_path: Path) -> None:
+    assert balance.check("smebu", tmp_path, ["metrics.panels_every=0"]).run.section("metrics").panels_every == 1
+
+
+def test_a_study_that_is_to_stop_early_knows_when_it_is_done(tmp_path: Path) -> None:
+    assert balance.check("smebu", tmp_path, ["run.stop_after_step=7"]).num_steps == 7
 
 
 @pytest.mark.parametrize("wrong", [["--at-once", "0"], ["--rules"]])
