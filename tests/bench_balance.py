@@ -6,9 +6,11 @@ One rank with its share of the smoke batch, one thread, the real trainer. Two me
 
 - Steps take turns with balance=smebu (and the sequence-wise loss) and balance=none. The ratio is the median over pairs
   of neighbours, in CPU seconds; on a shared machine its error is about a percent, so the quartiles are given with it.
-- Every part of balancing is timed where it happens, in the steps with smebu: precise, and an upper bound, as the
-  counting and the panels are there with balance=none, too. Ends with status 1 where they are more than a percent. The
-  picture of the loads is left out; it takes 0.3 s, and 1 s the first time, in every metrics.heatmap_every-th step.
+- Every part of balancing is timed where it happens, in the steps with smebu: precise, and an upper bound, as counting
+  and panels are there with balance=none, too, and the collectives bring the losses as well. The picture of the loads is
+  left out; it takes 0.3 s, and 1 s the first time, in every metrics.heatmap_every-th step.
+
+Ends with status 1 where the parts are more than a percent of the step.
 """
 
 from __future__ import annotations

@@ -123,11 +123,10 @@ def first_unsound_router(balance_loss_L: Tensor, layer_ids: Sequence[str]) -> di
 
     balance_loss_L: a mean over all scores of a layer, so that one that is NaN makes it NaN.
     """
-    unsound = (~balance_loss_L.isfinite()).nonzero().flatten().tolist()
-    return {
-        f"router of layer {layer_ids[layer]} (its logits or its input)": float(balance_loss_L[layer])
-        for layer in unsound[:1]
-    }
+    for layer, loss in zip(layer_ids, balance_loss_L.tolist(), strict=True):
+        if not math.isfinite(loss):
+            return {f"router of layer {layer} (its logits or its input)": loss}
+    return {}
 
 
 def check_counts(counts_LE: Tensor, layer_ids: Sequence[str], *, tokens: int, top_k: int) -> None:

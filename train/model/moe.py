@@ -98,10 +98,10 @@ class MoE(Module):
         counts_BE = count_tokens(expert_ids_BLK, num_experts=self.num_experts)
         counts_E = counts_BE.sum(0)
         if self.training:
-            weights_BLK, loss_B = attach_balance_loss(
+            weights_BLK, loss = attach_balance_loss(
                 weights_BLK, scores_BLE, counts_BE, top_k=self.top_k, weight=self.balance_loss_weight
             )
-            self.tally.add_(counts_E, loss_B)
+            self.tally.add_(counts_E, loss)
             self.tally.add_router_(logits_BLE, scores_BLE, expert_ids_BLK)
         out_BLD = self.routed_experts(x_BLD, weights_BLK, expert_ids_BLK, counts_E)
         return out_BLD if self.shared_experts is None else out_BLD + self.shared_experts(x_BLD)
@@ -121,22 +121,22 @@ def count_tokens(expert_ids_BLK: Tensor, *, num_experts: int) -> Tensor:
 def attach_balance_loss(
     weights_BLK: Tensor, scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """`weights_BLK`, whose backward pass now adds d(weight * sum of the losses) / d scores; and the losses.
+    """`weights_BLK`, whose backward pass now adds d(weight * loss) / d scores; and the loss, float32, without weight.
 
-    Sequence-wise balance loss of one layer, before its weight, one value a sequence, float32 [B]: sum_i f_i P_i with
+    Sequence-wise balance loss of one layer, summed over the sequences: sum_i f_i P_i of each, with
     f_i = E / (K L) * (tokens that chose i, under the selection bias) and P_i the mean over tokens of s_i / sum_j s_j
     (no bias). 1 where either is uniform. The gradient flows through P only: f is a count.
     Source: DeepSeek-V3 (arXiv 2412.19437), equations 17-20; Trinity report, section 2.3.
     """
     L, E = scores_BLE.shape[1:]
-    load_BE = counts_BE.to(scores_BLE.dtype) * (E / (top_k * L))
+    load_BE = counts_BE * (E / (top_k * L))
     return _BalanceLoss.apply(weights_BLK, scores_BLE, load_BE, weight / L)
 
 
 class _BalanceLoss(torch.autograd.Function):
     """The loss without its weight, and its gradient in closed form; nothing of the size of the scores is kept.
 
-    With S = sum_j s_j and q = sum_i f_i s_i / S of a token, the loss is the mean of q over the tokens of a sequence,
+    With S = sum_j s_j and q = sum_i f_i s_i / S of a token, the loss of a sequence is the mean of q over its tokens,
     and dq / ds_i = (f_i - q) / S.
     """
 
@@ -145,12 +145,12 @@ class _BalanceLoss(torch.autograd.Function):
         ctx: Any, weights_BLK: Tensor, scores_BLE: Tensor, load_BE: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
         total_BL1 = scores_BLE.sum(-1, keepdim=True).clamp_(min=UNDERFLOW)  # a NaN stays one
-        q_BL1 = torch.bmm(scores_BLE, load_BE[..., None]) / total_BL1
+        q_BL1 = (scores_BLE * load_BE[:, None]).sum(-1, keepdim=True) / total_BL1
         ctx.save_for_backward(load_BE, total_BL1, q_BL1)
         ctx.scale = scale
-        loss_B = q_BL1.mean((1, 2))
-        ctx.mark_non_differentiable(loss_B)
-        return weights_BLK.view_as(weights_BLK), loss_B
+        loss = q_BL1.sum() / scores_BLE.shape[1]
+        ctx.mark_non_differentiable(loss)
+        return weights_BLK.view_as(weights_BLK), loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -56,30 +56,23 @@ class Tally(Module):
         }
         for name, tensor in zeros.items():
             self.register_buffer(name, tensor, persistent=False)
-        self.clear_()
+        clear_([self])
 
-    @torch.no_grad()
-    def add_(self, counts_E: Tensor, loss_B: Tensor) -> None:
+    def add_(self, counts_E: Tensor, balance_loss: Tensor) -> None:
         """Adds one microbatch; nothing where the forward pass is a repeated one, whose tokens are counted already."""
         if not is_recomputing():
             self.counts_E += counts_E
-            self.balance_loss += loss_B.sum()
+            self.balance_loss += balance_loss
 
-    @torch.no_grad()
     def add_router_(self, logits_BLE: Tensor, scores_BLE: Tensor, expert_ids_BLK: Tensor) -> None:
         """Adds what the router made of one microbatch, in a step that shows it; nothing in a repeated forward pass."""
         if self.watches_router and not is_recomputing():
-            confidence = routing_confidence(scores_BLE, expert_ids_BLK).sum()
+            confidence = routing_confidence(scores_BLE.detach(), expert_ids_BLK).sum()
             self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence])
             torch.maximum(self.max_logit, logits_BLE.amax(), out=self.max_logit)
 
-    def clear_(self) -> None:
-        for buffer in self.buffers():
-            buffer.zero_()
-        self.max_logit.fill_(-torch.inf)
-
     def _init_self_buffers(self, *, buffer_device: torch.device | None = None) -> None:
-        self.clear_()
+        clear_([self])
 
 
 @torch.no_grad()
@@ -91,9 +84,16 @@ def take_(tallies: Sequence[Tally]) -> Tallies:
         router_L3=torch.stack([tally.router_3 for tally in tallies]),
         max_logit_L=torch.stack([tally.max_logit for tally in tallies]),
     )
-    for tally in tallies:
-        tally.clear_()
+    clear_(tallies)
     return taken
+
+
+def clear_(tallies: Sequence[Tally]) -> None:
+    """Nothing has been counted."""
+    for tally in tallies:
+        for buffer in tally.buffers():
+            buffer.zero_()
+        tally.max_logit.fill_(-torch.inf)
 
 
 def routing_confidence(scores_BLE: Tensor, expert_ids_BLK: Tensor) -> Tensor:

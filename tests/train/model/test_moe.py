@@ -107,7 +107,7 @@ def test_a_compiled_forward_pass_counts_too() -> None:
     ids_BLK = scores_BLE.topk(K).indices
 
     def count() -> None:
-        tally.add_(count_tokens(ids_BLK, num_experts=E).sum(0), torch.ones(B))
+        tally.add_(count_tokens(ids_BLK, num_experts=E).sum(0), torch.ones(()))
         tally.add_router_(scores_BLE.logit(), scores_BLE, ids_BLK)
 
     torch.compile(count, backend="eager", fullgraph=True)()  # as the engine compiles a layer: whole
@@ -117,7 +117,7 @@ def test_a_compiled_forward_pass_counts_too() -> None:
 
 def test_scores_that_all_underflow_are_no_nan() -> None:
     scores_BLE = torch.zeros(1, 4, 4)  # sigmoid of logits below -104
-    assert balance_loss(scores_BLE, [[4, 0, 0, 0]], top_k=1).tolist() == [0.0]
+    assert balance_loss(scores_BLE, [[4, 0, 0, 0]], top_k=1) == 0
     assert not routing_confidence(scores_BLE, torch.zeros(1, 4, 1, dtype=torch.int64)).isnan().any()
 
 
@@ -163,7 +163,7 @@ def test_the_engines_activation_checkpointing_counts_every_token_once(tmp_path: 
 
 
 def balance_loss(scores_BLE: Tensor, counts_BE: list[list[int]], *, top_k: int) -> Tensor:
-    """[B]; its gradient hangs on routing weights that are not used otherwise."""
+    """Its gradient hangs on routing weights that are not used otherwise."""
     unused_BLK = torch.zeros(*scores_BLE.shape[:2], top_k)
     return attach_balance_loss(unused_BLK, scores_BLE, torch.tensor(counts_BE), top_k=top_k, weight=1.0)[1]
 
@@ -179,20 +179,21 @@ def plain_balance_loss(scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int) -> 
 def test_the_balance_loss_of_uniform_routing_is_1() -> None:
     # 4 tokens, K = 1, each to another of 4 experts: f_i = 4 / (1 x 4) x 1 = 1, and shares sum to 1 whatever they are
     scores_BLE = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.1
-    assert balance_loss(scores_BLE, [[1, 1, 1, 1]], top_k=1).tolist() == pytest.approx([1.0], abs=ATOL)
+    assert balance_loss(scores_BLE, [[1, 1, 1, 1]], top_k=1).item() == pytest.approx(1.0, abs=ATOL)
     # equal scores: P_i = 1/4, and f sums to 4 whatever the counts are
     even_BLE = torch.full((1, 4, 4), 0.3)
-    assert balance_loss(even_BLE, [[3, 1, 0, 0]], top_k=1).tolist() == pytest.approx([1.0], abs=ATOL)
+    assert balance_loss(even_BLE, [[3, 1, 0, 0]], top_k=1).item() == pytest.approx(1.0, abs=ATOL)
     # two experts a token: 4 tokens make 8 visits, f = 4 / (2 x 4) x (4, 4, 0, 0), which sums to 4 too
-    assert balance_loss(even_BLE, [[4, 4, 0, 0]], top_k=2).tolist() == pytest.approx([1.0], abs=ATOL)
+    assert balance_loss(even_BLE, [[4, 4, 0, 0]], top_k=2).item() == pytest.approx(1.0, abs=ATOL)
 
 
 def test_the_balance_loss_by_hand() -> None:
     # two experts, L = 2, K = 1. Shares (0.75, 0.25) and (0.5, 0.5): P = (0.625, 0.375).
-    # Counts (2, 0): f = 2 / (1 x 2) x (2, 0) = (2, 0), loss 1.25. Counts (0, 2): 0.75. One value a sequence.
+    # Counts (2, 0): f = 2 / (1 x 2) x (2, 0) = (2, 0), loss 1.25. Counts (0, 2): 0.75. Two sequences: their sum.
     scores_LE = torch.tensor([[0.6, 0.2], [0.4, 0.4]])
-    loss_B = balance_loss(torch.stack([scores_LE] * 2), [[2, 0], [0, 2]], top_k=1)
-    assert loss_B.tolist() == pytest.approx([1.25, 0.75], abs=ATOL)
+    for counts_BE, expected in (([[2, 0]], 1.25), ([[0, 2]], 0.75), ([[2, 0], [2, 0]], 2.5)):
+        loss = balance_loss(torch.stack([scores_LE] * len(counts_BE)), counts_BE, top_k=1)
+        assert loss.item() == pytest.approx(expected, abs=ATOL)
 
 
 def test_the_balance_loss_pulls_scores_down_where_the_load_is() -> None:
@@ -214,8 +215,8 @@ def test_the_gradient_in_closed_form_is_autograds(weight: float) -> None:
     plain_B = plain_balance_loss(scores_BLE, counts_BE, top_k=K)
     expected = torch.autograd.grad((weight * plain_B).sum(), scores_BLE, retain_graph=True)
     scores_BLE = scores_BLE.detach().requires_grad_()
-    attached_BLK, loss_B = attach_balance_loss(weights_BLK.detach(), scores_BLE, counts_BE, top_k=K, weight=weight)
-    torch.testing.assert_close(loss_B, plain_B, atol=ATOL, rtol=0)
+    attached_BLK, loss = attach_balance_loss(weights_BLK.detach(), scores_BLE, counts_BE, top_k=K, weight=weight)
+    torch.testing.assert_close(loss, plain_B.sum(), atol=ATOL, rtol=0)
     got = torch.autograd.grad(attached_BLK.sum(), scores_BLE)
     torch.testing.assert_close(got, expected, atol=weight * ATOL, rtol=0)
 
@@ -223,8 +224,8 @@ def test_the_gradient_in_closed_form_is_autograds(weight: float) -> None:
 def test_without_a_weight_no_gradient_is_made() -> None:
     scores_BLE = torch.rand(1, 4, 4).requires_grad_()
     counts_BE = torch.tensor([[4, 0, 0, 0]])
-    weights_BLK, loss_B = attach_balance_loss(torch.zeros(1, 4, 1), scores_BLE, counts_BE, top_k=1, weight=0.0)
-    assert loss_B.item() > 0
+    weights_BLK, loss = attach_balance_loss(torch.zeros(1, 4, 1), scores_BLE, counts_BE, top_k=1, weight=0.0)
+    assert loss > 0
     assert torch.autograd.grad(weights_BLK.sum(), scores_BLE, allow_unused=True) == (None,)
 
 
