@@ -13,7 +13,7 @@ from torchtitan.tools.utils import get_cuda_flash_attention_impl
 
 from data_pipelines.config import CorpusOptions, source_names
 from data_pipelines.plan import mix_problems
-from train.config import world_size
+from train.config import SECTIONS, world_size
 
 Rule = Callable[[Any], str | None]
 
@@ -26,7 +26,7 @@ def broken_rules(sections: dict[str, Any], settings: dict[str, Any]) -> list[str
         try:
             message = rule(run)
         except AttributeError as error:
-            if error.name in settings and error.name not in sections:
+            if error.name in SECTIONS and error.name not in sections:
                 continue
             raise
         if message is not None:
@@ -200,6 +200,17 @@ def varlen_attention_is_bfloat16(run: Any) -> str | None:
     return None
 
 
+def compiled_layers_are_bfloat16(run: Any) -> str | None:
+    """torch runs the experts' grouped product in float32, but compiles it in bfloat16 only."""
+    is_compiled = run.compile.enable and "model" in run.compile.components
+    if is_compiled and run.training.mixed_precision_param != "bfloat16":
+        return (
+            f"compile.enable: needs training.mixed_precision_param=bfloat16, got "
+            f"{run.training.mixed_precision_param}; set that, or compile.components=[loss]"
+        )
+    return None
+
+
 def liger_needs_cuda(run: Any) -> str | None:
     if run.loss.kernel == "liger" and not torch.cuda.is_available():
         return "loss.kernel=liger: needs a CUDA device, and this machine has none; set torch"
@@ -240,6 +251,7 @@ RULES: tuple[Rule, ...] = (
     attention_needs_cuda,
     varlen_attention_is_installed,
     varlen_attention_is_bfloat16,
+    compiled_layers_are_bfloat16,
     liger_needs_cuda,
     liger_is_installed,
     stop_lies_in_the_run,

@@ -187,6 +187,7 @@ def test_what_follows_from_the_schedule_cannot_be_set_by_hand(keys: list[str]) -
         ("model.num_dense_layers=8", "model.num_dense_layers=8: no layer has experts; choose 0 to 7"),
         ("model.num_experts=1", "num_experts must be at least 2, got 1"),
         ("model.top_k=17", "top_k=17 exceeds num_experts=16"),
+        ("compile.enable=true", "compile.enable: needs training.mixed_precision_param=bfloat16, got float32"),
         ("training.enable_cpu_offload=true", "training.enable_cpu_offload: must be false"),
         ("activation_checkpoint.kind=ful", "did you mean full?"),
         ("balance.speed=-1", "speed must be finite and not negative, got -1.0"),
