@@ -19,7 +19,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError
+from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
 from train.overrides import overrides_parser
 
 if TYPE_CHECKING:
@@ -49,13 +49,6 @@ def main(arguments: list[str]) -> int:
     except (RunError, OSError) as error:  # OSError: a damaged shard, which only the rank that read it knows of
         return fail([str(error)], RUN_EXIT)
     return 0
-
-
-def fail(problems: list[str], exit_code: int) -> int:
-    """Every rank speaks: the launcher stops the others as soon as one has ended, and that may be rank 0."""
-    rank = "" if is_rank_0() else f"rank {os.environ['RANK']}: "
-    print("".join(f"error: {rank}{problem}\n" for problem in problems), end="", file=sys.stderr, flush=True)
-    return exit_code
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 CONFIG_EXIT = 2
 """Exit code of a configuration, run directory or corpus that cannot work as given."""
 RUN_EXIT = 3
@@ -18,3 +21,14 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on. The message says what stands, and what to do."""
+
+
+def fail(problems: list[str], exit_code: int) -> int:
+    """Says what is wrong, a line a problem, and returns the exit code.
+
+    Every rank speaks: the launcher stops the others as soon as one has ended, and that may be rank 0.
+    """
+    number = os.environ.get("RANK", "0")
+    rank = "" if number == "0" else f"rank {number}: "
+    print("".join(f"error: {rank}{problem}\n" for problem in problems), end="", file=sys.stderr, flush=True)
+    return exit_code

@@ -142,7 +142,7 @@ class Console:
             unit_scale=True,
             file=sys.stdout,
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stdout.isatty() else 10.0,
+            mininterval=bar_interval_s(),
             bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} tokens, {remaining} left{postfix}",
         )
 
@@ -169,6 +169,11 @@ class Console:
 
 def _losses(by_source: dict[str, float]) -> str:
     return ", ".join(f"{source} {loss:.3f}" for source, loss in by_source.items())
+
+
+def bar_interval_s() -> float:
+    """Seconds between two pictures of a progress bar: a terminal overwrites them, a file keeps them all."""
+    return 0.5 if sys.stdout.isatty() else 10.0
 
 
 class Sinks:

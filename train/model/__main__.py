@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.errors import CONFIG_EXIT, ConfigError
+from train.errors import CONFIG_EXIT, ConfigError, fail
 
 if TYPE_CHECKING:
     from train.model.count import Part
@@ -38,8 +38,7 @@ def main(arguments: list[str]) -> int:
     try:
         sections = read(args.overrides)
     except ConfigError as error:
-        print("".join(f"error: {problem}\n" for problem in error.problems), end="", file=sys.stderr)
-        return CONFIG_EXIT
+        return fail(error.problems, CONFIG_EXIT)
     print(report(sections))
     return 0
 

@@ -28,8 +28,9 @@ from tqdm import tqdm
 from launch.local import stop_on_ctrl_c
 from launch.ranks import nothing_left_behind, start_warm, warm_up
 from train.__main__ import main as train
-from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError
+from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
 from train.report import read_rows
+from train.sinks import bar_interval_s
 from train.studies.measures import legend, table
 from train.studies.picture import Drawn, draw
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first li
 
 RULES = "none,sign,smebu,linear,sign:0.1,smebu:0.1,linear:0.1"
 POLL_S = 0.5
-MIN_INTERVAL_S = 0.5 if sys.stdout.isatty() else 10.0
-"""Of the progress bar."""
 LAST_WORDS = 15
 """Lines of its log that are shown of a run that failed."""
 
@@ -138,11 +137,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
-def fail(problems: list[str], exit_code: int) -> int:
-    print("".join(f"error: {problem}\n" for problem in problems), end="", file=sys.stderr)
-    return exit_code
-
-
 def check_all(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
     """The run of each rule, with its run directory. Raises ConfigError with all problems; makes nothing then."""
     from train.rundir import open_run_dir
@@ -193,7 +187,7 @@ def train_all(cases: list[Case], *, at_once: int) -> None:
     waiting = [case for case in reversed(cases) if case.num_finished_steps() < case.num_steps]
     running: dict[int, tuple[Case, ForkServerProcess]] = {}
     total = sum(case.num_steps for case in cases)
-    with nothing_left_behind(), tqdm(total=total, unit="step", file=sys.stdout, mininterval=MIN_INTERVAL_S) as bar:
+    with nothing_left_behind(), tqdm(total=total, unit="step", file=sys.stdout, mininterval=bar_interval_s()) as bar:
         while waiting or running:
             while waiting and len(running) < at_once:
                 process = waiting[-1].start()
