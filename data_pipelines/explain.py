@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from data_pipelines.ledger import ledger, passes
-from data_pipelines.plan import Plan
+from data_pipelines.batches.windows import window_hash
+from data_pipelines.plan.ledger import ledger, passes
+from data_pipelines.plan.plan import Plan
 from data_pipelines.prepare import prepare
-from data_pipelines.sources import Source, build_plan, open_train
-from data_pipelines.windows import window_hash
+from data_pipelines.shards.reader import Source, open_train
+from train.loop.data import build_plan
 
 
 def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterator[str]:
@@ -73,12 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def explain(run_dir: Path, number: int) -> int:
-    from train.config import load_run  # imports the engine: seconds that --help should not take
+    from train.config.check import load_run  # imports the engine: seconds that --help should not take
 
     run = load_run(run_dir)
     step = run.timeline.step(number)
-    prepared = prepare(run.section("data"))
-    plan = build_plan(run.section("data"), prepared, run.timeline, seed=run.section("debug").seed)
+    prepared = prepare(run.data)
+    plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
     sources = open_train(prepared)
     windows = range(step.first_window, step.first_window + step.num_windows)
     for g in windows:

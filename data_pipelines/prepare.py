@@ -18,7 +18,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import filterfalse
 from pathlib import Path
 
@@ -27,25 +26,19 @@ import xxhash
 from filelock import FileLock
 from tqdm import tqdm
 
-from data_pipelines.config import AnyData, FilesData, ShardsData, ShardSource, StdlibData
 from data_pipelines.corpora import Corpus, Document
-from data_pipelines.corpora.files import files_corpus, files_fingerprint
-from data_pipelines.corpora.stdlib import stdlib_corpus, stdlib_fingerprint
-from data_pipelines.holdout import Split, split_documents
-from data_pipelines.manifest import DataError, Manifest
+from data_pipelines.corpora.files import FilesData, files_corpus, files_fingerprint
+from data_pipelines.corpora.holdout import Split, split_documents
+from data_pipelines.corpora.kinds import AnyData
+from data_pipelines.corpora.stdlib import StdlibData, stdlib_corpus, stdlib_fingerprint
+from data_pipelines.shards.config import Prepared, ShardsData, ShardSource
+from data_pipelines.shards.manifest import DataError, Manifest
 from data_pipelines.tokenize import write_manifest, write_shard
-from data_pipelines.tokenizer import TextEncoder, save_tokenizer, train_tokenizer
+from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
+from data_pipelines.tokenizer.encoder import TextEncoder
 
 VERSION = 2  # part of the key: raise it when the same corpus and settings give other bytes
 SAMPLE_CHARS_PER_ID = 512  # text that the tokenizer is trained on, in all, for each id of its vocabulary
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Where everything lies that training needs to know of its data."""
-
-    tokenizer_dir: str
-    sources: dict[str, ShardSource]
 
 
 def prepare(data: AnyData) -> Prepared:
@@ -158,10 +151,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for python -m train")
     overrides = parser.parse_args(arguments).overrides
-    from train.config import check, compose  # imports the engine: seconds that --help should not take
+    from data_pipelines.base.compose import compose  # imports the engine: seconds that --help should not take
+    from train.config.check import check  # imports the engine: seconds that --help should not take
 
     try:
-        data = check(compose(["run.name=prepare", *overrides])).section("data")
+        data = check(compose(["run.name=prepare", *overrides])).data
         prepared = prepare(data)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

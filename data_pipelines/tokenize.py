@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from data_pipelines.corpora import Document
 from data_pipelines.corpora.files import find_files, read_documents
-from data_pipelines.manifest import Manifest, ShardRecord
-from data_pipelines.shards import ShardWriter, token_dtype
-from data_pipelines.tokenizer import TextEncoder
+from data_pipelines.shards.manifest import Manifest, ShardRecord
+from data_pipelines.shards.writer import ShardWriter, token_dtype
+from data_pipelines.tokenizer.encoder import TextEncoder
 
 BATCH_CHARS = 2**20  # texts handed to the tokenizer at a time; it spreads them over its threads
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from data_pipelines.manifest import FILE_NAME, DataError, Manifest, VerifiedFile, join
-from data_pipelines.storage import locate
+from data_pipelines.shards.manifest import FILE_NAME, DataError, Manifest, VerifiedFile, join
+from data_pipelines.shards.storage import locate
 
 
 def find_folders(uri: str) -> list[str]:

@@ -15,19 +15,19 @@ Exit code: 0; 2 for a configuration that cannot run; else that of the first rank
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from launch.ranks import RESUME_ADVICE, Stopped, launch_ranks, run_warm, warm_up
-from train.errors import CONFIG_EXIT, ConfigError
-from train.overrides import overrides_parser
+from data_pipelines.base.command import overrides_parser
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from launch.ranks import Stopped, launch_ranks
+from train.process.signals import stop_on_ctrl_c
+from train.process.warm import run_warm, warm_up
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
-    from train.config import Run
+    from train.config.run import Run
 
 
 def main(arguments: list[str]) -> int:
@@ -56,11 +56,12 @@ def check(overrides: list[str]) -> Run:
     """The checked configuration, with its run directory; all its problems at once if there are any."""
     announce(f"configuration: {shlex.join(overrides)}")
     warm_up()
-    from train import config
-    from train.rundir import open_run_dir
+    from data_pipelines.base.compose import compose
+    from train.config.check import check
+    from train.config.rundir import open_run_dir
 
     try:
-        run = config.check(config.compose(overrides))
+        run = check(compose(overrides))
         open_run_dir(run)
     except ConfigError as err:
         raise Stopped(str(err), exit_code=CONFIG_EXIT) from err
@@ -69,11 +70,11 @@ def check(overrides: list[str]) -> Run:
 
 def prepare_data(run: Run) -> None:
     """Done here, and not left to the ranks, for its progress bar and because they would all wait for one of them."""
-    announce(f"data: {run.section('data').kind}")
+    announce(f"data: {run.data.kind}")
     from data_pipelines.prepare import prepare
 
     try:
-        prepare(run.section("data"))
+        prepare(run.data)
     except (ValueError, OSError) as err:
         raise Stopped(str(err), exit_code=CONFIG_EXIT) from err
 
@@ -109,19 +110,6 @@ def how_to_load(model_dir: Path) -> str:
         'print(write("def main(", max_new_tokens=40)[0]["generated_text"])'
     )
     return shlex.join([sys.executable, "-c", code])
-
-
-def stop_on_ctrl_c() -> None:
-    """At once, except in the training, which answers signals itself. An exception would not do: where one comes in the
-    midst of an import it can be swallowed, and the run goes on with half a module."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell ignores it in what it runs in the background
-        signal.signal(signal.SIGINT, _stop)
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    name = signal.Signals(number).name
-    os.write(sys.stderr.fileno(), f"\nerror: stopped by {name}. {RESUME_ADVICE}\n".encode())
-    os._exit(128 + number)
 
 
 def announce(text: str) -> None:

@@ -39,17 +39,17 @@ OVERRIDES = [
 WARM_UP = 4  # steps: the first ones allocate and fill caches
 BOUND = 0.01
 PARTS = {
-    "train.model.moe.attach_balance_loss": "balance loss, forward",
-    "train.model.moe._BalanceLoss.backward": "balance loss, backward",
-    "train.model.tally.Tally.add_": "counting",
-    "train.model.tally.Tally.add_router_": "router, for panels",
-    "train.trainer.take_": "counts of all layers, stacked",
-    "train.trainer.total": "over all ranks, with the losses",
-    "train.metrics.first_unsound_router": "is a router NaN?",
-    "train.metrics.check_counts": "do the counts add up?",
-    "train.balance.Balancer.update_biases_": "SMEBU",
-    "train.metrics.max_violation": "MaxVio",
-    "train.watch.BalanceWatch.observe": "panels, alarm (with their MaxVio)",
+    "train.afmoe.moe.attach_balance_loss": "balance loss, forward",
+    "train.afmoe.moe._BalanceLoss.backward": "balance loss, backward",
+    "train.afmoe.tally.Tally.add_": "counting",
+    "train.afmoe.tally.Tally.add_router_": "router, for panels",
+    "train.loop.trainer.take_": "counts of all layers, stacked",
+    "train.loop.trainer.total": "over all ranks, with the losses",
+    "train.loop.trainer.first_unsound_router": "is a router NaN?",
+    "train.loop.trainer.check_counts": "do the counts add up?",
+    "train.balance.balancer.Balancer.update_biases_": "SMEBU",
+    "train.loop.trainer.max_violation": "MaxVio",
+    "train.balance.watch.BalanceWatch.observe": "panels, alarm (with their MaxVio)",
 }
 """Function -> what it does."""
 
@@ -74,8 +74,8 @@ def main(arguments: list[str]) -> int:
 
 def measure(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """(CPU seconds of each step of either kind, CPU seconds of each part in a mean step of smebu)."""
-    from train.balance import BalanceConfig
-    from train.build import Trainer
+    from train.balance.config import BalanceConfig
+    from train.loop.build import Trainer
 
     train_step = Trainer.train_step
     steps: dict[str, list[float]] = {"smebu": [], "none": []}

@@ -21,10 +21,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from data_pipelines.base.compose import compose
 from tests.train.small import mesh, save_lazily, small_settings
-from train.config import check, compose
-from train.model.shapes import model_shapes
-from train.rundir import open_run_dir
+from train.blueprint.shapes import model_shapes
+from train.config.check import check
+from train.config.rundir import open_run_dir
 
 MODEL = ["model=trinity_mini", "model.vocab_size=65536", "model.num_layers=2", "model.num_dense_layers=1"]
 BOUND = 3
@@ -73,7 +74,7 @@ def write_run(folder: Path) -> int:
     overrides = [*small_settings(folder, model=MODEL), *mesh(shards=1, expert_ranks=1), f"run.dir={folder / 'run'}"]
     run = check(compose(overrides))
     open_run_dir(run)
-    shapes = model_shapes(run.section("model"))
+    shapes = model_shapes(run.model)
     save_lazily(shapes, lambda name: random_tensor(name, shapes[name]), folder / "run/checkpoint/step-1")
     return sum(shape.numel() for shape in shapes.values())
 

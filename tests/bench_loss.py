@@ -24,9 +24,9 @@ from pathlib import Path
 
 from torch._subclasses import FakeTensorMode
 
-from tests.train.loss_cases import TOKENS, VOCABULARY, peak_bytes, plain_loss
-from train.config import LossConfig
-from train.loss import linear_loss
+from tests.train.loss.loss_cases import TOKENS, VOCABULARY, peak_bytes, plain_loss
+from train.loss.chunked import linear_loss
+from train.loss.config import LossConfig
 
 LOSSES = {"plain": plain_loss, "chunks": partial(linear_loss, chunk_tokens=LossConfig().chunk_tokens)}
 WIDTHS = {256: "", 1024: "Nano", 2048: "Mini", 3072: "Large"}

@@ -12,32 +12,34 @@ command again goes on from the last complete checkpoint of run.dir. Exit status:
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import socket
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
-from train.overrides import overrides_parser
+from data_pipelines.base.command import overrides_parser
+from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
+from data_pipelines.base.rank import is_rank_0
+from train.engine.log import send_engine_log_to
 
 if TYPE_CHECKING:
-    from train.config import Run
+    from train.config.run import Run
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0, CONFIG_EXIT or RUN_EXIT (train/errors.py)."""
+    """Exit code: 0, CONFIG_EXIT or RUN_EXIT (data_pipelines/base/errors.py)."""
     args = parse(arguments)
     if not args.check:
         stand_alone()
     announce("reading the configuration")
-    from train import config
-    from train.rundir import open_run_dir
-    from train.summary import summary
+    from data_pipelines.base.compose import compose
+    from train.config.check import check
+    from train.config.rundir import open_run_dir
+    from train.config.summary import summary
 
     try:
-        run = config.check(config.compose(args.overrides))
+        run = check(compose(args.overrides))
         if args.check:
             print(summary(run))
             return 0
@@ -70,7 +72,7 @@ def stand_alone() -> None:
 
 
 def train(run: Run) -> None:
-    from train.build import trainer_config
+    from train.loop.build import trainer_config
 
     send_engine_log_to(run.run_dir / "engine.log")
     try:
@@ -84,32 +86,12 @@ def train(run: Run) -> None:
 
 
 def resume_note(run: Run) -> str:
-    from train.checkpoint import committed_steps
+    from train.checkpoint.commits import committed_steps
 
-    section = run.section("checkpoint")
+    section = run.checkpoint
     if steps := committed_steps(run.run_dir / section.folder):
         return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}"
     return f"starting at {section.initial_load_path}" if section.initial_load_path else "starting"
-
-
-def send_engine_log_to(path: os.PathLike[str]) -> None:
-    """torchtitan's log of rank 0 goes to a file; warnings of every rank go to the console too."""
-    from torchtitan.tools.logging import logger
-
-    console = logging.StreamHandler()
-    console.setLevel(logging.ERROR)
-    handlers: list[logging.Handler] = [console]
-    if is_rank_0():
-        handlers.append(logging.FileHandler(path))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.handlers, logger.propagate = handlers, False
-    # It advises to flatten meshes inside of torchtitan's gradient norm, once per start.
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
-    logger.setLevel(logging.INFO)
-
-
-def is_rank_0() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def announce(text: str) -> None:

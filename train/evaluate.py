@@ -17,12 +17,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from train.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from train.evaluation.tokens import mean_loss, read_sequences
 
 if TYPE_CHECKING:
-    from train.weights import CheckpointName
+    from train.checkpoint.reader import CheckpointName
 
 
 def main(arguments: list[str]) -> int:
@@ -43,53 +42,20 @@ def main(arguments: list[str]) -> int:
 
 def evaluate(run_dir: Path, tokens: Path, step: CheckpointName | None) -> dict[str, float | int]:
     """Raises ValueError or OSError for a file that holds no tokens of this model."""
-    from train.config import load_run
-    from train.weights import checkpoint_path, load_model
+    from train.checkpoint.reader import checkpoint_path, load_model
+    from train.config.check import load_run
 
     run = load_run(run_dir)
-    sequences = read_sequences(tokens, seq_len=run.timeline.seq_len, vocab_size=run.section("model").vocab_size)
+    sequences = read_sequences(tokens, seq_len=run.timeline.seq_len, vocab_size=run.model.vocab_size)
     if max(map(len, sequences)) - 1 > run.timeline.seq_len:
         raise ValueError(f"{tokens}: rows of more than training.seq_len={run.timeline.seq_len} targets; cut them")
-    number = int(checkpoint_path(run, step).name.removeprefix("step-"))  # first: a run that goes on adds checkpoints
-    loss, targets = mean_loss(load_model(run, number), sequences, run.section("loss"))
+    number = int(
+        checkpoint_path(run.checkpoint_dir, step).name.removeprefix("step-")
+    )  # first: a run that goes on adds checkpoints
+    loss, targets = mean_loss(
+        load_model(run.checkpoint_dir, run.model, seq_len=run.timeline.seq_len, step=number), sequences, run.loss
+    )
     return {"loss": loss, "perplexity": math.exp(loss), "tokens": targets, "step": number}
-
-
-def read_sequences(path: Path, *, seq_len: int, vocab_size: int) -> list[np.ndarray]:
-    """Sequences of int64 ids, each of at least two. Raises ValueError or OSError where there are none."""
-    try:
-        with path.open("rb") as file:  # np.load would take archives too, and a text file for a pickle
-            ids = np.lib.format.read_array(file)
-    except ValueError as error:
-        raise ValueError(f"{path}: not an array as numpy.save writes it ({error})") from error
-    if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer) or not ids.size or ids.shape[-1] < 2:
-        raise ValueError(
-            f"{path}: expected whole numbers, [tokens >= 2] or [rows, tokens >= 2], got {ids.dtype} {ids.shape}"
-        )
-    if ids.min() < 0 or ids.max() >= vocab_size:
-        raise ValueError(
-            f"{path}: ids {ids.min()} to {ids.max()}, expected 0 to model.vocab_size - 1 = {vocab_size - 1}"
-        )
-    ids = ids.astype(np.int64)
-    if ids.ndim == 2:
-        return list(ids)
-    return [ids[start : start + seq_len + 1] for start in range(0, len(ids) - 1, seq_len)]
-
-
-def mean_loss(model, sequences: list[np.ndarray], section) -> tuple[float, int]:  # type: ignore[no-untyped-def]
-    """(mean cross-entropy in nats, number of targets), each sequence as one document."""
-    import torch
-
-    from train.loss import CrossEntropyZLoss
-    from train.validate import sum_losses
-
-    def microbatch(ids: np.ndarray):  # type: ignore[no-untyped-def]
-        row = torch.from_numpy(ids)[None]
-        return {"input": row[:, :-1], "positions": torch.arange(len(ids) - 1)[None]}, row[:, 1:].contiguous()
-
-    loss = CrossEntropyZLoss.Config(section=section).build()
-    nats, targets = sum_losses(model, map(microbatch, sequences), loss, torch.device("cpu")).tolist()
-    return nats / targets, int(targets)
 
 
 if __name__ == "__main__":

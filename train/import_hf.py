@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from train.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
 
 
 def main(arguments: list[str]) -> int:
@@ -38,11 +38,10 @@ def import_hf(folder: Path, out: Path) -> int:
 
     Raises ConfigError, before anything is written, where `folder` is not a whole model of the family.
     """
-    from train import cpu  # noqa: F401  (before torchtitan)
-    from train.checkpoint import commit
-    from train.dcp_stream import write_checkpoint
-    from train.model.shapes import model_shapes
-    from train.published import PublishedStorage, published_model
+    from train.blueprint.shapes import model_shapes
+    from train.checkpoint.commits import commit
+    from train.checkpoint.stream import write_checkpoint
+    from train.formats.hf_folder import PublishedStorage, published_model
 
     if out.exists():
         raise ConfigError([f"{out} exists; choose another folder"])

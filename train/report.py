@@ -9,7 +9,6 @@ belongs to the phase that it begins in.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +17,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from train.canvas import Phases
-from train.picture import Row, draw, validations
-from train.timeline import ScheduleConfig, Timeline
+from train.metrics.jsonl import read_rows
+from train.metrics.row import Row
+from train.pictures.canvas import Phases
+from train.pictures.run import draw, validations
+from train.schedule.config import ScheduleConfig
+from train.schedule.timeline import Timeline
 
 Block = list[tuple[str, ...]]
 """Lines of a table: a name and figures; the first line is the heading."""
@@ -38,18 +40,6 @@ def write_report(run_dir: Path) -> str:
     picture = run_dir / "report.png"
     draw(rows, phases, title=f"{run_dir.name}: {_headline(rows)}", path=picture)
     return f"{run_dir}: {_headline(rows)}\n{UNITS}\n\n{table(rows, phases)}\n\npicture: {picture}"
-
-
-def read_rows(run_dir: Path) -> list[Row]:
-    """One row a step. A line without its end is a step that is being written, or was when the run was killed."""
-    path = run_dir / "metrics.jsonl"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected a run directory with at least one finished step")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    if not rows:
-        raise ValueError(f"{path} has no finished step yet")
-    return rows
 
 
 def read_phases(run_dir: Path) -> Phases:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import fsspec
 import xxhash
 
-from data_pipelines.config import FileSource
 from data_pipelines.corpora import Corpus, Document
-from data_pipelines.storage import locate
+from data_pipelines.corpora.config import CorpusOptions
+from data_pipelines.shards.storage import locate
 
 
 def files_corpus(sources: Mapping[str, FileSource]) -> Corpus:
@@ -87,3 +88,23 @@ def _text(line: str, text_key: str, where: str) -> str:
         fields = ", ".join(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{where}: expected text under {text_key!r}, got {fields}; set text_key")
     return text
+
+
+@dataclass(kw_only=True, slots=True)
+class FileSource:
+    """Documents in files."""
+
+    glob: str
+    """Files of the source: a local pattern or any fsspec URI, `s3://bucket/web/**/*.jsonl.gz`."""
+    text_key: str = "text"
+    """Field that holds the text in *.jsonl and *.jsonl.gz; every other file is one document."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FilesData(CorpusOptions):
+    """A user's own text and JSONL files."""
+
+    kind: Literal["files"] = "files"
+    dir: str = "data/files"
+    sources: dict[str, FileSource] = field(default_factory=dict)
+    """Source name -> its files."""

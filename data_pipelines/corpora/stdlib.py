@@ -17,14 +17,16 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import xxhash
 
 from data_pipelines.corpora import Corpus, Document
+from data_pipelines.corpora.config import CorpusOptions
 
 ROOT = Path(sysconfig.get_paths()["stdlib"])
 
@@ -149,3 +151,11 @@ def _read(path: Path) -> str:
 
 def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+@dataclass(kw_only=True, slots=True)
+class StdlibData(CorpusOptions):
+    """The standard library of the Python that runs this: sources `code`, `prose`, `stem`."""
+
+    kind: Literal["stdlib"] = "stdlib"
+    dir: str = "data/stdlib"

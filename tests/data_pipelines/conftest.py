@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.manifest import Manifest
-from data_pipelines.shards import ShardWriter
-from data_pipelines.tokenizer import save_tokenizer, train_tokenizer
+from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.writer import ShardWriter
+from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 
 MakeShards = Callable[..., str]
 

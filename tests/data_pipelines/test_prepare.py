@@ -10,13 +10,16 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines import prepare as module
-from data_pipelines.config import DataConfig, FilesData, FileSource, ShardsData, ShardSource, StdlibData, source_names
-from data_pipelines.manifest import DataError, Manifest
-from data_pipelines.prepare import Prepared, prepare
-from data_pipelines.sources import Source, open_held_out, open_train
+from data_pipelines.corpora.files import FilesData, FileSource
+from data_pipelines.corpora.kinds import DataConfig, source_names
+from data_pipelines.corpora.stdlib import StdlibData
+from data_pipelines.prepare import prepare
+from data_pipelines.shards.config import Prepared, ShardsData, ShardSource
+from data_pipelines.shards.manifest import DataError, Manifest
+from data_pipelines.shards.reader import Source, open_held_out, open_train
 from data_pipelines.tokenize import main as tokenize
 from data_pipelines.tokenize import tokenize_files
-from data_pipelines.tokenizer import TextEncoder
+from data_pipelines.tokenizer.encoder import TextEncoder
 
 
 def write_texts(folder: Path, num_documents: int = 40) -> None:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
+from data_pipelines.base.compose import compose
+from data_pipelines.base.errors import RESUME_ADVICE
 from launch import local
-from launch.ranks import RESUME_ADVICE
-from train import config
+from train.config.check import check
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +68,7 @@ EXAMPLES = re.findall(r"^ +\./launch/local\.sh(.*?)(?:  .*)?$", local.__doc__ or
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_of_the_help_are_configurations(example: str) -> None:
-    config.check(config.compose(local.with_experiment(shlex.split(example))))
+    check(compose(local.with_experiment(shlex.split(example))))
 
 
 def test_an_unknown_option_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:

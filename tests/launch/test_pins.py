@@ -62,4 +62,4 @@ def test_the_trainer_starts_without_the_liger_extra() -> None:
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom) and "liger" in ast.unparse(node)
     }
-    assert starts_with == {"train/liger.py"}
+    assert starts_with == {"train/loss/liger.py"}

@@ -18,8 +18,10 @@ from typing import NamedTuple
 import pytest
 from torch.distributed.launcher.api import LaunchConfig
 
+from data_pipelines.base.errors import RESUME_ADVICE
 from launch import ranks
-from launch.ranks import RESUME_ADVICE, STOP_SIGNALS, Main, Stopped, launch_ranks, run_warm, start_warm, warm_up
+from launch.ranks import Stopped, launch_ranks
+from train.process.warm import LINGER_S, STOP_SIGNALS, Main, run_warm, start_warm, warm_up
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -142,7 +144,7 @@ def test_a_killed_rank_is_named_though_the_others_fail_of_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look_rarely(num_ranks: int, run_dir: Path) -> LaunchConfig:
-        return replace(launch_config(num_ranks, run_dir), monitor_interval=0.8 * ranks.LINGER_S)
+        return replace(launch_config(num_ranks, run_dir), monitor_interval=0.8 * LINGER_S)
 
     launch_config = ranks._launch_config
     monkeypatch.setattr(ranks, "_launch_config", look_rarely)  # so that both ranks have failed when it does

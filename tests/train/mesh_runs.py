@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from tests.train.runs import Hook, run
 from tests.train.small import mesh, small_settings
-from train.weights import CheckpointReader
+from train.checkpoint.reader import CheckpointReader
 
 NUM_STEPS, SEQUENCES, CHUNK_TOKENS = 5, 32, 24
 FIGURES = ("loss", "z_loss", "balance_loss", "grad_norm")

@@ -20,7 +20,7 @@ EXPERT_RANKS, MICROBATCHES = 2, 4
 
 def scale_expert_gradients() -> None:
     """Summed over the expert ranks where each has the whole sum already."""
-    from train.model.moe import Experts
+    from train.afmoe.moe import Experts
 
     grouped_mm = Experts._grouped_mm
 
@@ -32,14 +32,14 @@ def scale_expert_gradients() -> None:
 
 
 def count_recomputed_tokens() -> None:
-    from train.model import tally
+    from train.afmoe import tally
 
     tally.is_recomputing = lambda: False
 
 
 def lose_the_counts_of_other_ranks() -> None:
     """They are not all-reduced, but taken from rank 0."""
-    from train import trainer
+    from train.loop import trainer
 
     take_ = trainer.take_
 
@@ -53,8 +53,8 @@ def lose_the_counts_of_other_ranks() -> None:
 
 def balance_by_the_counts_of_one_rank() -> None:
     """Each rank follows its own, so that no sum is wrong."""
-    from train import trainer
-    from train.balance import Balancer
+    from train.balance.balancer import Balancer
+    from train.loop import trainer
 
     take_, update_biases_ = trainer.take_, Balancer.update_biases_
     own: list[Tensor] = []
@@ -69,9 +69,9 @@ def balance_by_the_counts_of_one_rank() -> None:
 
 
 def update_biases_per_microbatch() -> None:
-    from train.balance import Balancer
-    from train.model import moe
-    from train.trainer import Trainer
+    from train.afmoe import moe
+    from train.balance.balancer import Balancer
+    from train.loop.trainer import Trainer
 
     count_tokens, update_biases_ = moe.count_tokens, Balancer.update_biases_
     forward_backward_step = Trainer.forward_backward_step
@@ -95,7 +95,8 @@ def update_biases_per_microbatch() -> None:
 
 def scale_z_loss_by_chunks() -> None:
     """Weighted in every chunk as if it were the only one."""
-    from train.loss import CrossEntropyZLoss, LossSums
+    from train.loss.cross_entropy import CrossEntropyZLoss
+    from train.loss.sums import LossSums
 
     call = CrossEntropyZLoss.__call__
 
@@ -111,7 +112,7 @@ def scale_z_loss_by_chunks() -> None:
 
 def scale_balance_loss_by_microbatches() -> None:
     """The mean over the sequences of a microbatch, summed over microbatches."""
-    from train.balance import Balancer
+    from train.balance.balancer import Balancer
 
     weigh_sequences = Balancer.weigh_sequences
     Balancer.weigh_sequences = lambda self, num_sequences: weigh_sequences(self, num_sequences // MICROBATCHES)

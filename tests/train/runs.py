@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from launch.ranks import WARM, warm_up
+from train.process.warm import WARM, warm_up
 
 RUN_TIMEOUT_S = 240.0  # a run takes 3 to 15 s on two cores, with 16 ranks 20 to 45 s
 GRACE_S = 5.0  # for the other ranks to say what they saw, once one has failed

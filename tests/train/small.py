@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
 
-from data_pipelines.manifest import Manifest
-from data_pipelines.shards import ShardWriter
-from data_pipelines.tokenizer import TextEncoder, save_tokenizer, train_tokenizer
-from train.config import Run, check, compose
-from train.dcp_stream import write_checkpoint
-from train.model.shapes import model_shapes
-from train.rundir import open_run_dir
+from data_pipelines.base.compose import compose
+from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.writer import ShardWriter
+from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
+from data_pipelines.tokenizer.encoder import TextEncoder
+from train.blueprint.shapes import model_shapes
+from train.checkpoint.stream import write_checkpoint
+from train.config.check import check
+from train.config.run import Run
+from train.config.rundir import open_run_dir
 
 VOCAB_SIZE = 288
 SEQ_LEN = 32
@@ -70,7 +73,7 @@ def mesh(*, replicas: int = 1, shards: int, expert_ranks: int) -> list[str]:
 def random_state(run: Run) -> dict[str, Tensor]:
     """Every weight and selection bias of the run's model, from a standard normal distribution."""
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) for name, shape in model_shapes(run.section("model")).items()}
+    return {name: torch.randn(shape, generator=generator) for name, shape in model_shapes(run.model).items()}
 
 
 def write_run(settings: list[str], run_dir: Path) -> dict[str, Tensor]:

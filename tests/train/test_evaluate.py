@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.config import LossConfig, check, compose
-from train.errors import CONFIG_EXIT
-from train.evaluate import main, mean_loss, read_sequences
-from train.loss import LossSums
-from train.model.head import Loss
-from train.rundir import open_run_dir
+from data_pipelines.base.compose import compose
+from data_pipelines.base.errors import CONFIG_EXIT
+from train.afmoe.head import Loss
+from train.config.check import check
+from train.config.rundir import open_run_dir
+from train.evaluate import main
+from train.evaluation.tokens import mean_loss, read_sequences
+from train.loss.config import LossConfig
+from train.loss.sums import LossSums
 
 
 class NextId(nn.Module):
@@ -108,7 +111,7 @@ def test_the_command_prints_one_json_object(
     np.save(tokens, [[4, 5, 6], [7, 0, 1]])
     for step in (3, 12):
         (run_dir / f"checkpoint/step-{step}").mkdir(parents=True)
-    monkeypatch.setattr("train.weights.load_model", lambda run, step: Uniform())
+    monkeypatch.setattr("train.checkpoint.reader.load_model", lambda *_, **__: Uniform())
     for step, arguments in ((12, []), (3, ["--step", "3"])):
         assert main([str(run_dir), "--tokens", str(tokens), *arguments]) == 0
         assert json.loads(capsys.readouterr().out) == {

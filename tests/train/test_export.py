@@ -1,4 +1,4 @@
-"""train/export.py and train/safetensors_file.py: which files, which bytes, and what a failure leaves behind."""
+"""train/export.py and train/formats/safetensors_file.py: which files, which bytes, and what a failure leaves behind."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data_pipelines.base.errors import CONFIG_EXIT
 from tests import bench_export
-from tests.train.model import to_hf
+from tests.train.afmoe import to_hf
 from tests.train.small import SEQ_LEN, small_settings, write_run
-from train.checkpoint import name_milestones
-from train.errors import CONFIG_EXIT
-from train.export import _read_parts, export, main, parse_bytes
-from train.safetensors_file import Entry, index_of, plan_shards, write_shard
-from train.weights import CheckpointReader
+from train.checkpoint.commits import name_milestones
+from train.checkpoint.reader import CheckpointReader
+from train.export import export, main, parse_bytes
+from train.formats.hf_write import _read_parts
+from train.formats.safetensors_file import Entry, index_of, plan_shards, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def test_a_run_of_a_gpu_machine_is_exported_on_one_without(run_dir: Path, state:
 def test_a_tensor_is_read_in_blocks_of_rows_and_an_expert_alone(
     run_dir: Path, state: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.export.BLOCK_BYTES", 640)
+    monkeypatch.setattr("train.formats.hf_write.BLOCK_BYTES", 640)
     reader = CheckpointReader(run_dir / "checkpoint/step-1")
     head = Entry("lm_head.weight", (288, 16), torch.float32, source=("lm_head.weight", None))
     parts = list(_read_parts(reader, head))
@@ -228,7 +229,7 @@ def fail_in_the_second_shard(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(28, "No space left on device")
         write(path, *args, **kwargs)
 
-    monkeypatch.setattr("train.safetensors_file.write_shard", write_once)
+    monkeypatch.setattr("train.formats.safetensors_file.write_shard", write_once)
 
 
 def test_an_export_that_fails_leaves_nothing(
@@ -263,7 +264,7 @@ def test_a_killed_export_looks_like_none_and_is_no_obstacle(
         seen.append(sorted(file.name for file in path.parent.iterdir()))
         assert path.parent != tmp_path / "hf"
 
-    monkeypatch.setattr("train.safetensors_file.write_shard", write_and_look)
+    monkeypatch.setattr("train.formats.safetensors_file.write_shard", write_and_look)
     (tmp_path / "hf.tmp").mkdir()
     (tmp_path / "hf.tmp/model-00001-of-00099.safetensors").write_text("left by a killed export")
     export(run_dir, tmp_path / "hf", step=None, dtype="float32", shard_bytes=10_000)
@@ -323,7 +324,7 @@ def test_a_gguf_export_that_fails_leaves_the_file_before(
         writer.write_header_to_file()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.gguf._write", fail)
+    monkeypatch.setattr("train.formats.gguf_file._write", fail)
     (tmp_path / "x.gguf").write_text("GGUF, the one before")
     assert main([str(run_dir), str(tmp_path / "x.gguf"), "--format", "gguf", "--dtype", "q8_0"]) == CONFIG_EXIT
     assert files_of(tmp_path) == {"x.gguf": b"GGUF, the one before"}

@@ -20,17 +20,18 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
 from transformers import AfmoeConfig, AfmoeForCausalLM
 
+from data_pipelines.base.compose import compose
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
 from tests.train.runs import run
 from tests.train.small import SEQ_LEN, mesh, small_settings
-from train.build import trainer_config
-from train.config import check, compose
-from train.errors import CONFIG_EXIT, ConfigError
+from train.afmoe.config import ModelConfig
+from train.checkpoint.initial import check_initial
+from train.checkpoint.reader import CheckpointReader
+from train.config.check import check
 from train.export import export
+from train.formats.hf_names import hf_config
 from train.import_hf import import_hf, main
-from train.initial import check_initial
-from train.model.config import ModelConfig
-from train.model.hf import hf_config
-from train.weights import CheckpointReader
+from train.loop.build import trainer_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP, in this process: as intended
 
@@ -57,7 +58,7 @@ def small(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model(small: list[str]) -> ModelConfig:
-    return check(compose([*small, *mesh(shards=1, expert_ranks=1)])).section("model")
+    return check(compose([*small, *mesh(shards=1, expert_ranks=1)])).model
 
 
 @pytest.fixture(scope="module")

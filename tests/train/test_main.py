@@ -28,9 +28,10 @@ def test_check_says_what_follows_and_makes_nothing(tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_of_the_help_are_configurations(example: str) -> None:
-    from train import config
+    from data_pipelines.base.compose import compose
+    from train.config.check import check
 
-    config.check(config.compose(program.parse(shlex.split(example)).overrides))
+    check(compose(program.parse(shlex.split(example)).overrides))
 
 
 def test_the_help_says_what_there_is_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:

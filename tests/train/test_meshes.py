@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from data_pipelines.base.errors import RUN_EXIT
 from tests.train import mutants
 from tests.train.mesh_runs import (
     NUM_STEPS,
@@ -27,7 +28,6 @@ from tests.train.mesh_runs import (
     read_outcome,
 )
 from tests.train.runs import Hook, read_rows, run
-from train.errors import RUN_EXIT
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP, in this process: as intended
 

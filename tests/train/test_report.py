@@ -1,4 +1,4 @@
-"""train/report.py and train/picture.py on hand-made rows."""
+"""train/report.py and train/pictures/run.py on hand-made rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from train import report
-from train.canvas import smooth
+from train.pictures.canvas import smooth
 from train.report import Row
 
 # Three steps of 100 tokens. The second phase starts at token 150, in the middle of the second step.

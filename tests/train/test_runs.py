@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.config import FilesData, FileSource
-from data_pipelines.manifest import Manifest
-from data_pipelines.prepare import Prepared, prepare
-from data_pipelines.shards import ShardWriter
+from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT
+from data_pipelines.corpora.files import FilesData, FileSource
+from data_pipelines.prepare import prepare
+from data_pipelines.shards.config import Prepared
+from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.writer import ShardWriter
 from tests.train.runs import Kill, Result, read_rows, run
-from train.checkpoint import committed_steps
-from train.errors import CONFIG_EXIT, RUN_EXIT
+from train.checkpoint.commits import committed_steps
 
 STDLIB = sysconfig.get_path("stdlib")
 SOURCES = {"code": f"{STDLIB}/asyncio/*.py", "prose": f"{STDLIB}/email/*.py", "stem": f"{STDLIB}/unittest/*.py"}
@@ -232,8 +233,8 @@ def poison_a_router() -> None:
 
     import torch
 
-    from train.model.afmoe import moe_layers
-    from train.trainer import Trainer
+    from train.afmoe.decoder import moe_layers
+    from train.loop.trainer import Trainer
 
     train_step = Trainer.train_step
 
@@ -288,7 +289,7 @@ def test_rows_follow_the_schedule(finished):
 # Export
 
 
-@pytest.mark.filterwarnings("ignore:In CPU autocast")  # as train/cpu.py does; pytest has its own list of filters
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # as train/engine/cpu.py does; pytest has its own list of filters
 def test_the_export_is_the_model(one_rank_dir, folder):
     import torch
     from transformers import AfmoeForCausalLM
@@ -382,7 +383,7 @@ def fill_the_disk() -> None:
     """From the second checkpoint on, no file of this rank can grow beyond some bytes. (SIGXFSZ: Python ignores it.)"""
     import os
 
-    from train.checkpoint import Checkpoints
+    from train.checkpoint.manager import Checkpoints
 
     save = Checkpoints._save
 
@@ -395,15 +396,16 @@ def fill_the_disk() -> None:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_valid(small, tmp_path):
-    from train.config import load_run
-    from train.weights import load_model
+    from train.checkpoint.reader import load_model
+    from train.config.check import load_run
 
     command = [*small, *mesh("1 x 2, EP 2"), "checkpoint.interval=1"]
     result = run(command, run_dir=tmp_path / "run", num_ranks=2, hook=fill_the_disk)
     refused(result, "checkpoint of step 2", "step-1 is complete", "File too large", exit_code=RUN_EXIT)
     assert [entry.name for entry in (tmp_path / "run/checkpoint").iterdir()] == ["step-1"]
     assert committed_steps(tmp_path / "run/checkpoint") == [1]
-    load_model(load_run(tmp_path / "run"))
+    stored = load_run(tmp_path / "run")
+    load_model(stored.checkpoint_dir, stored.model, seq_len=stored.timeline.seq_len)
 
 
 def poison_a_gradient() -> None:
@@ -412,7 +414,7 @@ def poison_a_gradient() -> None:
 
     import torch
 
-    from train.trainer import Trainer
+    from train.loop.trainer import Trainer
 
     clip, train_step = Trainer._clip, Trainer.train_step
 

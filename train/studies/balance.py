@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from launch.local import stop_on_ctrl_c
-from launch.ranks import nothing_left_behind, start_warm, warm_up
+from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
 from train.__main__ import main as train
-from train.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
-from train.report import read_rows
-from train.sinks import bar_interval_s
+from train.metrics.console import bar_interval_s
+from train.metrics.jsonl import read_rows
+from train.process.signals import stop_on_ctrl_c
+from train.process.warm import nothing_left_behind, start_warm, warm_up
 from train.studies.measures import legend, table
 from train.studies.picture import Drawn, draw
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
-    from train.config import Run
+    from train.config.run import Run
 
 RULES = "none,sign,smebu,linear,sign:0.1,smebu:0.1,linear:0.1"
 POLL_S = 0.5
@@ -54,12 +54,12 @@ class Case:
 
     @property
     def kind(self) -> str:
-        return self.run.section("balance").kind
+        return self.run.balance.kind
 
     @property
     def speed(self) -> float | None:
         """None where no rule moves the biases."""
-        return None if self.kind == "none" else self.run.section("balance").speed
+        return None if self.kind == "none" else self.run.balance.speed
 
     @property
     def label(self) -> str:
@@ -71,7 +71,7 @@ class Case:
 
     @property
     def num_steps(self) -> int:
-        return min(self.run.timeline.num_steps, self.run.section("run").stop_after_step or self.run.timeline.num_steps)
+        return min(self.run.timeline.num_steps, self.run.run.stop_after_step or self.run.timeline.num_steps)
 
     def start(self) -> ForkServerProcess:
         return start_warm(train, self.settings, log=self.log, num_threads=1)
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
     print(f"balance study: {', '.join(rules)} in {args.out}; the engine takes some seconds to load", flush=True)
     try:
         warm_up()
-        cases = check_all(rules, args.out, args.overrides)
+        cases = open_cases(rules, args.out, args.overrides)
         prepare_data(cases[0].run)
         train_all(cases, at_once=args.at_once)
         print(f"\n{write_results(cases, args.out)}")
@@ -137,15 +137,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
-def check_all(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
+def open_cases(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
     """The run of each rule, with its run directory. Raises ConfigError with all problems; makes nothing then."""
-    from train.rundir import open_run_dir
+    from train.config.rundir import open_run_dir
 
     cases: list[Case] = []
     problems: list[str] = []
     for rule in rules:
         try:
-            cases.append(check(rule, out, overrides))
+            cases.append(open_case(rule, out, overrides))
         except ConfigError as error:
             problems += error.problems
     labels = [case.label for case in cases]
@@ -157,8 +157,9 @@ def check_all(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
     return cases
 
 
-def check(rule: str, out: Path, overrides: list[str]) -> Case:
-    from train import config
+def open_case(rule: str, out: Path, overrides: list[str]) -> Case:
+    from data_pipelines.base.compose import compose
+    from train.config.check import check
 
     kind, colon, speed = rule.partition(":")
     if colon and (kind == "none" or not speed):
@@ -166,7 +167,7 @@ def check(rule: str, out: Path, overrides: list[str]) -> Case:
     name = f"{kind}-{speed}" if speed else kind
     settings = ["experiment=balance_study", f"balance={kind}", *overrides, f"run.name={name}", f"run.dir={out / name}"]
     settings += ["metrics.panels_every=1", *([f"balance.speed={speed}"] if speed else [])]
-    case = Case(name, settings, config.check(config.compose(settings)))
+    case = Case(name, settings, check(compose(settings)))
     if case.kind != kind:
         raise ConfigError([f"balance: each run of the study has its own rule; choose them with --rules={case.kind}"])
     return case
@@ -177,7 +178,7 @@ def prepare_data(run: Run) -> None:
     from data_pipelines.prepare import prepare
 
     try:
-        prepare(run.section("data"))
+        prepare(run.data)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
 
@@ -203,7 +204,7 @@ def write_results(cases: list[Case], out: Path) -> str:
     """Writes table and picture, and returns the table with where they are."""
     rows = {case: read_rows(case.run.run_dir) for case in cases}
     run = cases[0].run
-    experts, top_k = run.section("model").num_experts, run.section("model").top_k
+    experts, top_k = run.model.num_experts, run.model.top_k
     num_steps, step_tokens = len(rows[cases[0]]), run.timeline.step(1).num_windows * run.timeline.seq_len
     headline = (
         f"{num_steps} steps of {step_tokens:,} tokens, {experts} experts in a layer, {top_k} for a token "

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from statistics import fmean
 
-from train.picture import Row
+from train.metrics.row import Row
 
 EVEN = 1.0
 """A step counts as even where the MaxVio of every layer is below this: no expert has twice its share."""

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from launch.ranks import warm_up
 from tests.train.optim.rank_checks import LR, WORLD_SIZE, run_checks
 from tests.train.optim.small_model import CASES, NUM_MATRICES
+from train.process.warm import warm_up
 
 
 @pytest.fixture(scope="module")

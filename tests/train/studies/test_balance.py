@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT
 from tests.train.runs import read_rows
 from tests.train.small import small_settings
-from train.errors import CONFIG_EXIT, RUN_EXIT
 from train.studies import balance, measures
 
 EXAMPLES = re.findall(r" -m train\.studies\.balance (.*?)(?:  .*)?$", balance.__doc__ or "", re.MULTILINE)
@@ -64,15 +64,15 @@ def test_a_run_that_fails_stops_the_study_with_its_last_words(
 
 
 def test_the_runs_differ_in_the_rule_and_its_speed_only(tmp_path: Path) -> None:
-    from train.rundir import changes
+    from train.config.rundir import changes
 
-    none, *others = [balance.check(rule, tmp_path, []).run.settings for rule in balance.RULES.split(",")]
+    none, *others = [balance.open_case(rule, tmp_path, []).run.settings for rule in balance.RULES.split(",")]
     for other in others:
         assert {path for path, *_ in changes(none, other)} <= {"run.name", "run.dir", "balance.kind", "balance.speed"}
 
 
 def test_an_override_of_the_speed_is_for_the_rules_that_name_none(tmp_path: Path) -> None:
-    cases = [balance.check(rule, tmp_path, ["balance.speed=0.05"]) for rule in ("smebu", "smebu:0.1")]
+    cases = [balance.open_case(rule, tmp_path, ["balance.speed=0.05"]) for rule in ("smebu", "smebu:0.1")]
     assert [case.label for case in cases] == ["smebu 0.05", "smebu 0.1"]
 
 
@@ -107,11 +107,11 @@ def test_runs_that_could_not_be_told_apart_are_refused(
 
 
 def test_every_step_has_panels_whatever_is_set(tmp_path: Path) -> None:
-    assert balance.check("smebu", tmp_path, ["metrics.panels_every=0"]).run.section("metrics").panels_every == 1
+    assert balance.open_case("smebu", tmp_path, ["metrics.panels_every=0"]).run.metrics.panels_every == 1
 
 
 def test_a_study_that_is_to_stop_early_knows_when_it_is_done(tmp_path: Path) -> None:
-    assert balance.check("smebu", tmp_path, ["run.stop_after_step=7"]).num_steps == 7
+    assert balance.open_case("smebu", tmp_path, ["run.stop_after_step=7"]).num_steps == 7
 
 
 @pytest.mark.parametrize("wrong", [["--at-once", "0"], ["--rules"]])
@@ -140,7 +140,7 @@ def test_the_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_of_the_help_are_configurations(example: str) -> None:
     args = balance.parse(shlex.split(example))
-    balance.check(args.rules.split(",")[-1], args.out, args.overrides)
+    balance.open_case(args.rules.split(",")[-1], args.out, args.overrides)
 
 
 def test_there_are_examples() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from train.picture import Row
+from train.metrics.row import Row
 from train.studies import measures
 
 # MaxVio of two layers in each of eight steps, four in each phase.

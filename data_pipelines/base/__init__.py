@@ -1,0 +1,1 @@
+"""What every command of the project stands on, train's too: composing, errors, command lines."""

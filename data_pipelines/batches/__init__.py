@@ -1,0 +1,1 @@
+"""windows -> microbatches of one rank."""

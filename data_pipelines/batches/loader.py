@@ -1,0 +1,147 @@
+"""Serves the plan to one data-parallel rank. Extends torchtitan's BaseDataLoader.
+
+Microbatch a of rank r, from window g on: windows g + a * (D * b) + r * b + [0, b) with D ranks and b windows a rank.
+The ranks together read the same windows in any D x b, so the whole state is the number of the next window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchtitan.components.dataloader import BaseDataLoader
+
+from data_pipelines.batches.windows import split_window, window_hash
+from data_pipelines.plan.plan import Plan
+from data_pipelines.shards.config import Prepared
+from data_pipelines.shards.manifest import DataError
+from data_pipelines.shards.reader import Source, open_held_out, open_train
+
+Batch = tuple[dict[str, Tensor], Tensor]
+"""({"input": int64 [B, L], "positions": int64 [B, L]}, labels int64 [B, L])"""
+
+
+class PlanLoader(BaseDataLoader):
+    """An endless supply of microbatches until the plan is used up."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseDataLoader.Config):
+        plan: Plan
+        """Which window comes when."""
+        prepared: Prepared
+        """Where the tokens are."""
+        intra_document: bool = True
+        """Restart positions at document edges and mask the label that crosses one."""
+        vocab_size: int
+        """Rows of the model's embedding; larger ids are refused before they reach it."""
+
+    def __init__(
+        self, config: Config, *, dp_world_size: int, dp_rank: int, seq_len: int, local_batch_size: int, **_: Any
+    ):
+        """What else torchtitan passes (tokenizer, snapshot interval) has no meaning here."""
+        if seq_len != config.plan.seq_len:
+            raise ValueError(f"the plan counts windows of {config.plan.seq_len} tokens, got training.seq_len={seq_len}")
+        self._plan = config.plan
+        self._sources = open_train(config.prepared)
+        _check_vocabulary(self._sources, config.vocab_size)
+        self._intra_document = config.intra_document
+        self._vocab_size = config.vocab_size
+        self._num_ranks, self._rank = dp_world_size, dp_rank
+        self.rows = local_batch_size
+        """Windows that each rank gets in the next microbatch; the trainer changes it where the batch ramps up."""
+        self._next_window = 0
+        self._digest = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        while (end := self._next_window + self._num_ranks * self.rows) <= self._plan.num_windows:
+            first = self._next_window + self._rank * self.rows
+            windows = [self._read(g) for g in range(first, first + self.rows)]
+            # Counted before it is handed over: a checkpoint taken after this batch must not serve it again.
+            self._next_window = end
+            yield stack(windows)
+
+    @property
+    def next_window(self) -> int:
+        """Global number of the first window of the next microbatch of rank 0."""
+        return self._next_window
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"plan": self._plan.hash, "next_window": self._next_window}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        if state_dict["plan"] != self._plan.hash:
+            raise ValueError(
+                f"the checkpoint was trained on data plan {state_dict['plan']}, this run has plan {self._plan.hash}: "
+                "corpus, data.mix, schedule.phases, training.seq_len or debug.seed differ. Restore them, or start "
+                "another run.dir"
+            )
+        self._next_window = int(state_dict["next_window"])
+
+    def pop_digest(self) -> int:
+        """Sum of `window_hash` of the windows served since the last call, modulo 2^64."""
+        digest, self._digest = self._digest, 0
+        return digest
+
+    def _read(self, g: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Window g as (input, positions, labels)."""
+        place = self._plan.window(g)
+        source, seq_len = self._sources[place.source], self._plan.seq_len
+        tokens = read_window(source, place.index, seq_len, self._vocab_size)
+        self._digest = (self._digest + window_hash(g, tokens)) % 2**64
+        return split_window(tokens, source.window_edges(place.index, seq_len) if self._intra_document else [])
+
+
+def _check_vocabulary(sources: Mapping[str, Source], vocab_size: int) -> None:
+    """What the manifests say, so that a wrong tokenizer is found before the first step."""
+    for source in sources.values():
+        if source.manifest.max_token_id >= vocab_size:
+            raise DataError(
+                f"{source.uri}: token ids up to {source.manifest.max_token_id}, beyond model.vocab_size={vocab_size}; "
+                "use the tokenizer that the model is made for, or raise model.vocab_size"
+            )
+
+
+def read_window(source: Source, index: int, seq_len: int, vocab_size: int) -> np.ndarray:
+    """Token ids of a window, int64 [seq_len + 1]. Raises DataError for an id that the model has no row for."""
+    tokens = source.window(index, seq_len)
+    if tokens.max() >= vocab_size:
+        at = int(tokens.argmax())
+        raise DataError(
+            f"{source.position(index * seq_len + at)}: token id {tokens[at]} is beyond model.vocab_size={vocab_size}; "
+            "use the tokenizer that the model is made for, or raise model.vocab_size"
+        )
+    return tokens
+
+
+def held_out_windows(
+    prepared: Prepared, *, seq_len: int, num_windows: int, vocab_size: int, intra_document: bool
+) -> dict[str, Batch]:
+    """Up to `num_windows` windows of each source's held-out part, evenly spread over it; always the same ones."""
+    batches = {}
+    for name, source in open_held_out(prepared).items():
+        available = source.num_windows(seq_len)
+        if not available:
+            raise DataError(
+                f"{source.uri} has {source.num_tokens:,} tokens, less than one window of seq_len={seq_len}; raise "
+                "data.held_out or lower training.seq_len"
+            )
+        count = min(num_windows, available)
+        batches[name] = stack(
+            [
+                split_window(
+                    read_window(source, k, seq_len, vocab_size),
+                    source.window_edges(k, seq_len) if intra_document else [],
+                )
+                for k in (i * available // count for i in range(count))
+            ]
+        )
+    return batches
+
+
+def stack(windows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+    inputs, positions, labels = (torch.from_numpy(np.stack(rows)) for rows in zip(*windows, strict=True))
+    return {"input": inputs, "positions": positions}, labels

@@ -1,0 +1,38 @@
+"""What every kind of `data` section has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+Weights = dict[str, float]
+"""Source name -> weight, on any scale."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DataOptions:
+    """What every kind of data has."""
+
+    mix: dict[str, Weights] | None = None
+    """Phase name -> weights of the sources; null draws each source in proportion to its size."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """How often a source may be read over the whole run; null for no limit."""
+    intra_document: bool = True
+    """Attention and positions restart at each document, and no label crosses an edge. A window that begins in the
+    middle of a document starts at position 0 too. Trinity Large: on. Trinity Nano and Mini: off."""
+
+
+@dataclass(kw_only=True, slots=True)
+class CorpusOptions(DataOptions):
+    """Data that is prepared here, on first use."""
+
+    dir: str
+    """Folder for tokenizer and shards. Each combination of corpus and settings gets its own folder inside."""
+    vocab_size: Annotated[int, Field(ge=260)] = 8192
+    """Size of the byte-level BPE to train: 256 bytes, 4 special tokens, the rest merges."""
+    tokenizer: str | None = None
+    """Folder of an existing Hugging Face tokenizer to use instead of training one."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.04
+    """Share of each source's bytes that is kept for validation: whole documents, chosen by a hash of their names."""

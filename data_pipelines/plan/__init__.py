@@ -1,0 +1,1 @@
+"""global window number -> source, epoch, index."""

@@ -1,0 +1,35 @@
+"""How many tokens of each source each phase has used, at any point of a run. Pure: the plan is the book."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from data_pipelines.plan.plan import Plan
+
+Ledger: TypeAlias = dict[str, dict[str, int]]
+"""Phase -> source -> target tokens."""
+
+
+def ledger(plan: Plan, num_windows: int) -> Ledger:
+    """Target tokens in windows 0 .. num_windows - 1.
+
+    The closed form of the plan holds at the edges of its blocks; the rest of a block is looked up window by window.
+    """
+    edge = plan.block_edge(num_windows)
+    counts = plan.counts(edge)
+    for g in range(edge, num_windows):
+        window = plan.window(g)
+        counts[window.phase][window.source] += 1
+    return {
+        phase: {source: count * plan.seq_len for source, count in sources.items()} for phase, sources in counts.items()
+    }
+
+
+def passes(plan: Plan, num_windows: int) -> dict[str, float]:
+    """Source -> how often it has been read by then."""
+    used = ledger(plan, num_windows)
+    return {
+        source.name: sum(phase.get(source.name, 0) for phase in used.values()) / (source.num_windows * plan.seq_len)
+        for source in plan.sources
+        if source.num_windows
+    }

@@ -1,0 +1,34 @@
+"""train/pictures/loads.py: the numbers behind the colours, and the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.image import imread
+
+from train.pictures.loads import draw_loads, log2_loads
+
+COUNTS_LE = torch.tensor([[2, 4, 8, 2], [0, 8, 4, 4]])  # mean 4
+
+
+def test_a_cell_is_the_load_over_the_mean_of_its_layer_in_doublings() -> None:
+    assert log2_loads(COUNTS_LE).tolist() == [[-1.0, 0.0, 1.0, -1.0], [None, 1.0, 0.0, 0.0]]  # None: no token
+
+
+def test_the_picture_of_a_small_and_of_a_large_model_is_written_whole(tmp_path: Path) -> None:
+    for counts_LE in (COUNTS_LE, torch.ones(54, 256, dtype=torch.int64)):
+        layer_ids = [str(layer) for layer in range(6, 6 + len(counts_LE))]
+        draw_loads(counts_LE, layer_ids, title="step 1", path=tmp_path / "loads.png")
+        height, width, _ = imread(tmp_path / "loads.png").shape
+        assert width > 500
+        assert height > 200
+    assert [file.name for file in tmp_path.iterdir()] == ["loads.png"]
+
+
+def test_an_expert_without_a_token_is_black(tmp_path: Path) -> None:
+    pictures = []
+    for name, counts_LE in {"alive": COUNTS_LE.clamp(min=1), "dead": COUNTS_LE}.items():
+        draw_loads(counts_LE, ["1", "2"], title="step 1", path=tmp_path / name)
+        pictures.append((imread(tmp_path / name, format="png")[..., :3] == 0).all(-1).sum())
+    assert pictures[1] > pictures[0] + 1000  # a cell of some ten thousand pixels

@@ -1,0 +1,1 @@
+"""AFMoE from torchtitan's parts: config -> spec -> decoder (attention | moe) -> init -> sharding -> parallelize."""

@@ -1,0 +1,85 @@
+"""The collapse alarm: experts that stay overloaded or unused. Counts go in, what to say about them comes out.
+
+L = MoE layers, E = experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from train.balance.measures import dead_experts, max_violation
+
+NAMED = 5
+"""Layers that a message names, at most, and experts without tokens in each."""
+
+
+@dataclass(kw_only=True, slots=True)
+class AlarmConfig:
+    """The `balance.alarm` section: when a layer counts as collapsed. In Trinity Large's first run MaxVio was flat, then
+    climbed, and losses stopped falling, says its report."""
+
+    max_violation: float | None = 5.0
+    """MaxVio of a layer beyond which it is overloaded; null: never. At most it can be experts / top_k - 1."""
+    dead_share: float | None = 0.1
+    """Share of a layer's experts that got no token in a step beyond which it is dying; null: never."""
+    steps: int = 100
+    """Steps in a row that a layer must be so."""
+    stop: bool = False
+    """Whether the run then stops, on every rank."""
+
+    def __post_init__(self) -> None:
+        if self.max_violation is not None and not 0 <= self.max_violation < math.inf:
+            raise ValueError(f"max_violation must be a number from 0 on, or null, got {self.max_violation}")
+        if self.dead_share is not None and not 0 <= self.dead_share < 1:
+            raise ValueError(f"dead_share must lie in 0..1 (1 excluded), or be null, got {self.dead_share}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+class CollapseAlarm:
+    """Watches the loads of one step after the other. A resumed run begins to count its steps anew."""
+
+    def __init__(self, config: AlarmConfig, layer_ids: Sequence[str]):
+        self._config = config
+        self._layer_ids = layer_ids
+        self._streak_L = torch.zeros(len(layer_ids), dtype=torch.int64)
+
+    def observe(self, counts_LE: Tensor) -> str | None:
+        """What to warn of after this step: layers that have been collapsed for `steps` steps, and again every `steps`.
+
+        counts_LE: int64, tokens of the step that each expert got.
+        """
+        self._streak_L = (self._streak_L + 1) * is_collapsed(counts_LE, self._config)
+        is_due_L = (self._streak_L > 0) & (self._streak_L % self._config.steps == 0)
+        layers = is_due_L.nonzero().flatten().tolist()
+        if not layers:
+            return None
+        messages = [f"layer {self._layer_ids[layer]}: {describe(counts_LE[layer])}" for layer in layers[:NAMED]]
+        more = [f"and {len(layers) - NAMED} more layers"] if len(layers) > NAMED else []
+        return f"experts collapsed (steps in a row: {int(self._streak_L.max())}); " + "; ".join(messages + more)
+
+
+def is_collapsed(counts_LE: Tensor, config: AlarmConfig) -> Tensor:
+    """bool [L]: layers beyond a threshold."""
+    collapsed_L = torch.zeros(len(counts_LE), dtype=torch.bool)
+    if config.max_violation is not None:
+        collapsed_L |= max_violation(counts_LE) > config.max_violation
+    if config.dead_share is not None:
+        collapsed_L |= dead_experts(counts_LE) > config.dead_share * counts_LE.shape[-1]
+    return collapsed_L
+
+
+def describe(counts_E: Tensor) -> str:
+    """The loads of one layer in words: its busiest experts, and those without a token."""
+    largest, busiest = counts_E.topk(min(2, len(counts_E)))
+    shares = (100 * largest.double() / counts_E.sum()).tolist()
+    busy = ", ".join(f"expert {e} has {share:.0f} %" for e, share in zip(busiest.tolist(), shares, strict=True))
+    dead = (counts_E == 0).nonzero().flatten().tolist()
+    named = ", ".join(map(str, dead[:NAMED])) + (", ..." if len(dead) > NAMED else "")
+    idle = f", {len(dead)} of {len(counts_E)} have none ({named})" if dead else ""
+    return f"MaxVio {float(max_violation(counts_E[None])):.2f}; {busy} of its tokens{idle}"

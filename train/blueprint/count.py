@@ -1,0 +1,113 @@
+"""How many parameters a model has, of which kind, and what a rank holds of them. Reads shapes only, so meta tensors do.
+
+Counted are the tensors of the published format: every parameter, and the selection biases of the experts, which no
+optimizer updates but the balancing rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torchtitan.components.checkpointer.utils import canonical_fqn
+
+from train.afmoe.decoder import Afmoe, moe_layers
+from train.optim.config import OptimizerConfig
+from train.optim.groups import check_all_match, optimizers_config
+
+ROUTED = "routed experts"
+_KINDS = {  # pattern of a name -> kind; the first that matches
+    r"^tok_embeddings\.": "embedding",
+    r"\.attention\.(qkv_linear|gate|wo)\.": "attention",
+    r"norm\.weight$": "norms",
+    r"\.feed_forward\.": "dense feed-forward",
+    r"\.moe\.(router\.|expert_bias_E$)": "router",
+    r"\.shared_experts\.": "shared experts",
+    r"\.routed_experts\.": ROUTED,
+    r"^lm_head\.": "head",
+}
+BALANCE = "balance"
+"""The balancing rule, where others have an optimizer."""
+
+STATES = {"AdamW": 2, "Muon": 1, BALANCE: 1}
+"""Values that are kept for each parameter: AdamW's two moments, the momentum of Muon and of SMEBU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some tensors of a model, all of one shape, and what a rank holds of them."""
+
+    kind: str
+    shape: tuple[int, ...]
+    """Of each tensor, whole."""
+    updater: str
+    """Optimizer, or BALANCE."""
+    names: tuple[str, ...]
+    """The last word of their names: `wq` of layers.3.attention.qkv_linear.wq.weight."""
+    num_tensors: int
+    total: int
+    """Parameters."""
+    active: int
+    """Parameters that a token's way through the model uses."""
+    on_rank: int
+    """Parameters that this rank holds."""
+
+    @property
+    def gradients_on_rank(self) -> int:
+        return 0 if self.updater == BALANCE else self.on_rank
+
+    @property
+    def states_on_rank(self) -> int:
+        return STATES[self.updater] * self.on_rank
+
+
+def count(model: Afmoe, section: OptimizerConfig) -> list[Part]:
+    """The parts of `model`, plain or sharded: one for each kind, shape and updater, in the order of the kinds above.
+
+    section: the `optimizer` section. Raises ValueError with the names of parameters that no optimizer takes.
+    """
+    patterns = {group.pattern: group.optimizer_name for group in optimizers_config(section).param_groups}
+    check_all_match(model, list(patterns))
+    patterns["expert_bias_E$"] = BALANCE
+    alike: defaultdict[tuple[str, tuple[int, ...], str], dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in _counted(model):
+        alike[_first_match(name, _KINDS), tuple(tensor.shape), _first_match(name, patterns)][name] = tensor
+    moe = next((moe for _, moe in moe_layers(model)), None)
+    visited = {} if moe is None else {ROUTED: Fraction(moe.top_k, moe.num_experts)}
+    parts = [_part(*key, tensors=tensors, visited=visited.get(key[0], Fraction(1))) for key, tensors in alike.items()]
+    return sorted(parts, key=lambda part: list(_KINDS.values()).index(part.kind))
+
+
+def _counted(model: Afmoe) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        yield canonical_fqn(name), parameter
+    for layer_id, moe in moe_layers(model):
+        yield f"layers.{layer_id}.moe.expert_bias_E", moe.expert_bias_E
+
+
+def _part(kind: str, shape: tuple[int, ...], updater: str, *, tensors: dict[str, Tensor], visited: Fraction) -> Part:
+    total = len(tensors) * prod(shape)
+    return Part(
+        kind=kind,
+        shape=shape,
+        updater=updater,
+        names=tuple(dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in tensors)),
+        num_tensors=len(tensors),
+        total=total,
+        active=int(total * visited),
+        on_rank=sum(_local(tensor).numel() for tensor in tensors.values()),
+    )
+
+
+def _first_match(name: str, patterns: Mapping[str, str]) -> str:
+    return next(meaning for pattern, meaning in patterns.items() if re.search(pattern, name))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

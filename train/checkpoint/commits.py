@@ -1,0 +1,59 @@
+"""Which checkpoints of a run are complete, and what makes one so. Files only."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether DCP wrote the folder."""
+    return (folder / ".metadata").is_file()
+
+
+_COMMITTED = re.compile(r"step-(\d+)")
+
+
+def committed_steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in `folder`, in order."""
+    if not folder.is_dir():
+        return []
+    matches = (_COMMITTED.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def stale_steps(steps: list[int], *, keep: int, milestones: set[int]) -> list[int]:
+    """Which of `steps` retention deletes: all but the newest `keep` and the milestones. 0 keeps all."""
+    passing = [step for step in steps if step not in milestones]
+    return passing[:-keep] if keep else []
+
+
+def name_milestones(folder: Path, milestones: Mapping[int, str]) -> None:
+    """`phase-general` -> `step-72` for each complete checkpoint at the end of a phase: a name to keep and to hand on.
+
+    Links, so that a step has one place; a run that was killed before it made one makes it at its next checkpoint.
+    """
+    for step in committed_steps(folder):
+        link = folder / f"phase-{milestones.get(step)}"
+        if step in milestones and not os.path.lexists(link):
+            link.symlink_to(f"step-{step}")
+
+
+def commit(partial: Path, final: Path) -> None:
+    """Makes a written checkpoint the real one: data first on the disk, then the rename, then the folder's entry."""
+    for file in sorted(partial.rglob("*")):
+        if file.is_file():
+            _flush(file)
+    _flush(partial)
+    os.rename(partial, final)
+    _flush(final.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,135 @@
+"""Weights out of a run's checkpoint, in one process without a process group: tensor by tensor, or as a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import IOBase
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.utils import _create_file_view
+
+from data_pipelines.base.errors import ConfigError
+from train.afmoe.config import ModelConfig
+from train.afmoe.decoder import Afmoe
+from train.afmoe.spec import afmoe_config
+from train.blueprint.shapes import model_shapes, shape_problems
+from train.checkpoint.commits import committed_steps, is_checkpoint
+from train.formats.hf_names import is_published
+
+CheckpointName = int | str
+"""Number of a step, or the name of the checkpoint that ends a phase: `phase-general`."""
+
+
+class CheckpointReader:
+    """The model in a DCP checkpoint, written on any mesh. Reads from disk what is asked for, and no more.
+
+    DCP's own reader loads a stored shard whole to use a part of it: with the experts of a layer in one shard, a whole
+    stack for each expert. Here the rows that are wanted are found in the file.
+    """
+
+    shapes: Mapping[str, torch.Size]
+    """Our name -> shape of the whole tensor: weights and selection biases, not what else training keeps."""
+
+    def __init__(self, folder: Path):
+        """Raises ConfigError where the folder holds no checkpoint."""
+        if not is_checkpoint(folder):
+            raise ConfigError([f"{folder} is no checkpoint: it has no .metadata"])
+        metadata = FileSystemReader(folder).read_metadata()
+        self._folder = folder
+        self._storage = metadata.storage_data
+        self._tensors = {
+            name: tensor
+            for name, tensor in metadata.state_dict_metadata.items()
+            if is_published(name) and isinstance(tensor, TensorStorageMetadata)
+        }
+        self.shapes = {name: tensor.size for name, tensor in self._tensors.items()}
+        self._first_bytes: dict[tuple[str, int], int] = {}
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """The tensor in its stored dtype (float32), or the given rows of its dimension 0, from however many shards.
+
+        Raises OSError for a file that is missing or too short.
+        """
+        tensor = self._tensors[name]
+        first, last, _ = (rows or slice(None)).indices(tensor.size[0])
+        out = torch.empty(last - first, *tensor.size[1:], dtype=tensor.properties.dtype)
+        for shard in tensor.chunks:
+            begin = shard.offsets[0]
+            start, stop = max(first, begin), min(last, begin + shard.sizes[0])
+            if start < stop and shard.sizes.numel():  # the last of uneven shards may be empty
+                values = self._read_rows(name, shard, start - begin, stop - begin, dtype=out.dtype)
+                inner = (slice(at, at + size) for at, size in zip(shard.offsets[1:], shard.sizes[1:], strict=True))
+                out[(slice(start - first, stop - first), *inner)] = values
+        return out
+
+    def _read_rows(
+        self, name: str, shard: ChunkStorageMetadata, start: int, stop: int, *, dtype: torch.dtype
+    ) -> Tensor:
+        """Rows start .. stop - 1 of one stored shard."""
+        place = self._storage[MetadataIndex(name, shard.offsets)]
+        path = self._folder / place.relative_path
+        row_bytes = dtype.itemsize * torch.Size(shard.sizes[1:]).numel()
+        content = bytearray((stop - start) * row_bytes)
+        with path.open("rb") as file:
+            file.seek(self._first_byte(file, place) + start * row_bytes)
+            if file.readinto(content) != len(content):
+                raise OSError(f"{path}: ends inside of {name}; the checkpoint is damaged, take another step")
+        return torch.frombuffer(content, dtype=dtype).view(stop - start, *shard.sizes[1:])
+
+    def _first_byte(self, file: BinaryIO, place: Any) -> int:
+        """Where in `file` the numbers of a stored shard begin: it is an archive of `torch.save`, one of many."""
+        key = (place.relative_path, place.offset)
+        if key not in self._first_bytes:
+            view: Any = _create_file_view(cast(IOBase, file), place.offset, place.length)
+            try:
+                stored = torch.load(view, map_location="meta", weights_only=True)  # meta: only the archive's directory
+            except RuntimeError as error:
+                raise OSError(f"{file.name}: {error}; the checkpoint is damaged, take another step") from error
+            assert stored.is_contiguous(), (file.name, place, stored.stride())
+            self._first_bytes[key] = place.offset + stored.untyped_storage()._checkpoint_offset
+        return self._first_bytes[key]
+
+
+def open_checkpoint(checkpoints: Path, model: ModelConfig, step: CheckpointName | None = None) -> CheckpointReader:
+    """Checkpoint `step` in the folder `checkpoints` of a run, or the last. Raises ConfigError for none of `model`."""
+    folder = checkpoint_path(checkpoints, step)
+    reader = CheckpointReader(folder)
+    problems = shape_problems(reader.shapes, model_shapes(model))
+    if problems:
+        raise ConfigError([f"{folder}: {problem}" for problem in problems])
+    return reader
+
+
+def load_model(checkpoints: Path, model: ModelConfig, *, seq_len: int, step: CheckpointName | None = None) -> Afmoe:
+    """The model at checkpoint `step` (None: the last), float32 on the CPU, in evaluation mode.
+
+    Raises ConfigError where there is no such checkpoint.
+    """
+    reader = open_checkpoint(checkpoints, model, step)
+    with torch.device("meta"):
+        built = afmoe_config(model, seq_len=seq_len).build()
+    built.to_empty(device="cpu")
+    for block in built.layers.values():  # positions are computed, not stored
+        if block.attention.rope is not None:
+            block.attention.rope._init_self_buffers()
+    state = built.state_dict()
+    for name in reader.shapes:
+        state[name].copy_(reader.read(name))
+    return built.eval()
+
+
+def checkpoint_path(folder: Path, step: CheckpointName | None) -> Path:
+    """Folder of the complete checkpoint of `step`, or of the last one. Raises ConfigError where there is none."""
+    steps = [f"step-{number}" for number in committed_steps(folder)]
+    if not steps:
+        raise ConfigError([f"{folder} has no complete checkpoint yet"])
+    phases = sorted(link.name for link in folder.glob("phase-*") if link.exists())
+    name = steps[-1] if step is None else f"step-{step}" if str(step).isdecimal() else step
+    if name not in [*steps, *phases]:
+        raise ConfigError([f"{folder} has no complete checkpoint {name}; there are: {', '.join([*steps, *phases])}"])
+    return (folder / str(name)).resolve()

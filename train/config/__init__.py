@@ -1,0 +1,1 @@
+"""compose -> sections -> check (rules) -> Run."""

@@ -1,0 +1,66 @@
+"""A composed configuration -> a checked Run, or every problem at once, before a process group exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+
+from data_pipelines.base.errors import ConfigError
+from train.config.rules.every import broken_rules
+from train.config.run import Run, Sections
+from train.config.sections import section_types, unknown_sections, validate
+from train.schedule.timeline import Timeline
+
+Some = TypeVar("Some")
+"""A dataclass whose fields are some of the sections."""
+
+
+def check(settings: dict[str, Any]) -> Run:
+    """Validates every section, then the rules across sections. Raises ConfigError with every problem found."""
+    sections, problems = _validated(settings, Sections)
+    timeline = None
+    if {"schedule", "training"} <= sections.keys():
+        try:
+            timeline = Timeline(sections["schedule"], sections["training"].seq_len)
+        except ValueError as error:
+            problems.append(f"schedule: {error}")
+    _refuse(problems + broken_rules(sections, settings))
+    assert timeline is not None
+    return Run(**sections, settings=settings, timeline=timeline)
+
+
+def check_some(settings: dict[str, Any], cls: type[Some]) -> Some:
+    """Some sections and the rules among them, for a command that starts no run. Raises ConfigError as `check` does."""
+    sections, problems = _validated(settings, cls)
+    _refuse(problems + broken_rules(sections, settings))
+    return cls(**sections)
+
+
+def load_run(run_dir: str | Path) -> Run:
+    """The configuration that a run directory was started with. Raises ConfigError where it holds none."""
+    path = Path(run_dir) / "config.yaml"
+    if not path.is_file():
+        raise ConfigError([f"{run_dir} is no run directory: it has no config.yaml"])
+    settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    settings["run"]["dir"] = str(run_dir)  # the folder may have been moved
+    return check(for_reading(settings))
+
+
+def for_reading(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run for whoever reads its checkpoints on a CPU: what computes there, whatever trained it."""
+    return settings | {
+        "model": settings["model"] | {"attention": "sdpa"},
+        "loss": settings["loss"] | {"kernel": "torch"},
+    }
+
+
+def _validated(settings: dict[str, Any], cls: type) -> tuple[dict[str, Any], list[str]]:
+    sections, problems = validate(settings, section_types(cls))
+    return sections, unknown_sections(settings, section_types(Sections)) + problems
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,84 @@
+"""Rules of the machine: what a setting needs of devices and packages."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+from torchtitan.config import CompileConfig, TrainingConfig
+from torchtitan.tools.utils import get_cuda_flash_attention_impl
+
+from train.afmoe.config import ModelConfig
+from train.loss.config import LossConfig
+
+
+def cuda_graphs_are_off(training: TrainingConfig) -> str | None:
+    if not training.disable_cuda_graphs:
+        return "training.disable_cuda_graphs: must be true; the token dispatcher asks the host how many tokens arrive"
+    return None
+
+
+def attention_needs_cuda(model: ModelConfig) -> str | None:
+    if model.attention in ("flex", "varlen") and not torch.cuda.is_available():
+        return (
+            f"model.attention={model.attention}: needs a CUDA device, and this machine has none; set auto or sdpa "
+            "(FlexAttention has no backward pass on a CPU, FlashAttention not even a forward pass)"
+        )
+    return None
+
+
+def varlen_attention_is_installed(model: ModelConfig) -> str | None:
+    """torchtitan takes the FlashAttention of the GPU's generation: that of torch up to Ampere, packages from Hopper."""
+    if model.attention != "varlen":
+        return None
+    packages = {None: "torch.nn.attention.varlen", "FA3": "flash_attn_interface", "FA4": "flash_attn"}
+    package = packages[get_cuda_flash_attention_impl()]
+    if find_spec(package) is None:
+        return f"model.attention=varlen: needs {package}, which is not installed for this GPU; install it or set flex"
+    return None
+
+
+def varlen_attention_is_bfloat16(model: ModelConfig, training: TrainingConfig) -> str | None:
+    if model.attention == "varlen" and training.mixed_precision_param != "bfloat16":
+        return (
+            f"training.mixed_precision_param={training.mixed_precision_param}: model.attention=varlen would round "
+            "to bfloat16 all the same; set bfloat16, or another backend"
+        )
+    return None
+
+
+def compiled_layers_are_bfloat16(compile: CompileConfig, training: TrainingConfig) -> str | None:
+    """torch runs the experts' grouped product in float32, but compiles it in bfloat16 only."""
+    is_compiled = compile.enable and "model" in compile.components
+    if is_compiled and training.mixed_precision_param != "bfloat16":
+        return (
+            f"compile.enable: needs training.mixed_precision_param=bfloat16, got "
+            f"{training.mixed_precision_param}; set that, or compile.components=[loss]"
+        )
+    return None
+
+
+def liger_needs_cuda(loss: LossConfig) -> str | None:
+    if loss.kernel == "liger" and not torch.cuda.is_available():
+        return "loss.kernel=liger: needs a CUDA device, and this machine has none; set torch"
+    return None
+
+
+def liger_is_installed(loss: LossConfig) -> str | None:
+    if loss.kernel == "liger" and find_spec("liger_kernel") is None:
+        return (
+            "loss.kernel=liger: needs liger_kernel, which is not installed; "
+            "install it (pip install -c launch/constraints.txt -e '.[liger]') or set torch"
+        )
+    return None
+
+
+RULES = (
+    cuda_graphs_are_off,
+    attention_needs_cuda,
+    varlen_attention_is_installed,
+    varlen_attention_is_bfloat16,
+    compiled_layers_are_bfloat16,
+    liger_needs_cuda,
+    liger_is_installed,
+)

@@ -1,0 +1,99 @@
+"""Rules of the mesh: ranks, experts and batches must divide."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torchtitan.config import ParallelismConfig, TrainingConfig
+
+from train.afmoe.config import ModelConfig
+from train.config.run import world_size
+from train.schedule.config import ScheduleConfig
+
+
+def parallelism_is_supported(parallelism: ParallelismConfig) -> str | None:
+    degrees = ("tensor_parallel_degree", "context_parallel_degree", "pipeline_parallel_degree")
+    wrong = [f"{name}={degree}" for name in degrees if (degree := getattr(parallelism, name)) != 1]
+    if wrong:
+        return f"parallelism: got {', '.join(wrong)}; only data, shard and expert parallelism are supported, set 1"
+    return None
+
+
+def spmd_backend_is_supported(parallelism: ParallelismConfig) -> str | None:
+    if parallelism.spmd_backend != "partial_dtensor":
+        return (
+            f"parallelism.spmd_backend: got {parallelism.spmd_backend!r}, allowed: 'partial_dtensor' "
+            "(torchtitan's default fails with FSDP on torch 2.13)"
+        )
+    return None
+
+
+def world_size_matches(parallelism: ParallelismConfig) -> str | None:
+    """Only torchrun knows how many ranks there are; without it there is one."""
+    replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
+    mesh = f"parallelism: data_parallel_replicate_degree={replicate} x data_parallel_shard_degree={shard}"
+    if not _is_mesh(parallelism):
+        return f"{mesh} is no mesh; each must be at least 1, or the shards -1, which takes the ranks that are left"
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    ranks = world_size(parallelism)
+    if "LOCAL_RANK" not in os.environ or (ranks == started and ranks % replicate == 0):
+        return None
+    needed = f"a multiple of {replicate}" if shard == -1 else ranks
+    return f"{mesh} needs {needed} ranks, but {started} were started; change the degrees or torchrun --nproc-per-node"
+
+
+def expert_parallelism_divides(parallelism: ParallelismConfig, model: ModelConfig) -> str | None:
+    ep, experts = parallelism.expert_parallel_degree, model.num_experts
+    if ep < 1 or experts % ep:
+        return (
+            f"parallelism.expert_parallel_degree={ep} does not divide model.num_experts={experts}; "
+            f"choose one of {_divisors(experts)}"
+        )
+    if not _is_mesh(parallelism):
+        return None
+    shard = world_size(parallelism) // parallelism.data_parallel_replicate_degree
+    if shard % ep:
+        return (
+            f"parallelism.expert_parallel_degree={ep} does not divide data_parallel_shard_degree={shard}, "
+            f"whose ranks it borrows; choose one of {[d for d in _divisors(shard) if experts % d == 0]}"
+        )
+    return None
+
+
+def batches_divide(training: TrainingConfig, parallelism: ParallelismConfig, schedule: ScheduleConfig) -> str | None:
+    if training.local_batch_size < 1:
+        return f"training.local_batch_size: must be at least 1, got {training.local_batch_size}"
+    if not _is_mesh(parallelism):
+        return None
+    ranks = world_size(parallelism)
+    wrong = [stage.sequences for stage in schedule.batch if stage.sequences % ranks]
+    if wrong:
+        return f"schedule.batch: {ranks} data-parallel ranks do not divide {wrong} sequences; change batch or mesh"
+    return None
+
+
+def parameters_stay_on_the_device(training: TrainingConfig) -> str | None:
+    if training.enable_cpu_offload:
+        return "training.enable_cpu_offload: must be false; selection biases and Muon work on the device"
+    return None
+
+
+def _is_mesh(parallelism: Any) -> bool:
+    """Whether its ranks can be counted. world_size_matches reports where not; the rules that divide pass then."""
+    shard = parallelism.data_parallel_shard_degree
+    return parallelism.data_parallel_replicate_degree >= 1 and (shard >= 1 or shard == -1)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+RULES = (
+    parallelism_is_supported,
+    spmd_backend_is_supported,
+    world_size_matches,
+    expert_parallelism_divides,
+    batches_divide,
+    parameters_stay_on_the_device,
+)

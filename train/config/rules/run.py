@@ -1,0 +1,67 @@
+"""Rules of a run as a whole: what it computes in, where it ends, what its checkpoints are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.config import DebugConfig, TrainingConfig
+
+from train.afmoe.config import ModelConfig
+from train.config.run import RunConfig
+
+
+def steps_follow_from_the_schedule(settings: dict[str, Any]) -> str | None:
+    derived = [f"training.{key}" for key in ("steps", "global_batch_size") if key in settings["training"]]
+    if derived:
+        return (
+            f"{', '.join(derived)}: set by the schedule section, not by hand; "
+            "run.stop_after_step ends a run early, schedule.batch sets the batch"
+        )
+    return None
+
+
+def some_layer_has_experts(model: ModelConfig) -> str | None:
+    dense, layers = model.num_dense_layers, model.num_layers
+    if dense == layers:
+        return f"model.num_dense_layers={dense}: no layer has experts; choose 0 to {layers - 1}"
+    return None
+
+
+def weights_are_float32(training: TrainingConfig) -> str | None:
+    if training.dtype != "float32":
+        return (
+            f"training.dtype: got {training.dtype!r}, allowed: 'float32' (master weights and optimizer states); "
+            "computation in bfloat16 is training.mixed_precision_param"
+        )
+    return None
+
+
+def checkpoints_are_resumable(checkpoint: CheckpointManager.Config) -> str | None:
+    if checkpoint.last_save_model_only:
+        return (
+            "checkpoint.last_save_model_only: must be false; the last checkpoint is a full one, export makes the model"
+        )
+    if checkpoint.async_mode != "disabled":
+        return f"checkpoint.async_mode: got {checkpoint.async_mode!r}, allowed: 'disabled'"
+    return None
+
+
+def seed_is_set(debug: DebugConfig) -> str | None:
+    return "debug.seed: must be a number; weights and data order follow from it" if debug.seed is None else None
+
+
+def stop_lies_in_the_run(run: RunConfig) -> str | None:
+    if run.stop_after_step is not None and run.stop_after_step < 1:
+        return f"run.stop_after_step={run.stop_after_step}: must be at least 1, or null"
+    return None
+
+
+RULES = (
+    steps_follow_from_the_schedule,
+    some_layer_has_experts,
+    weights_are_float32,
+    checkpoints_are_resumable,
+    seed_is_set,
+    stop_lies_in_the_run,
+)

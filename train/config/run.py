@@ -1,0 +1,107 @@
+"""A run's configuration: every section, typed. A part of the program takes its own section, never the whole run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.tools.profiler import Profiler
+
+from data_pipelines.corpora.kinds import DataConfig
+from train.afmoe.config import ModelConfig
+from train.balance.config import BalanceConfig
+from train.config.recompute import RecomputeConfig
+from train.evaluation.config import ValidationConfig
+from train.loss.config import LossConfig
+from train.metrics.config import MetricsConfig
+from train.optim.config import OptimizerConfig
+from train.schedule.config import ScheduleConfig
+from train.schedule.timeline import Timeline
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """The `run` section."""
+
+    name: str
+    """Name of the run, in W&B and in the default folder."""
+    dir: str
+    """Folder of the run: config.yaml, metrics.jsonl, checkpoint/. Starting again on the same folder resumes."""
+    stop_after_step: int | None = None
+    """Stop, with a checkpoint, after this step; the schedule stays that of the whole run. null: run to the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sections:
+    """The sections of a configuration, by name. The annotations are the registry: each is validated against its own."""
+
+    run: RunConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    balance: BalanceConfig
+    loss: LossConfig
+    data: DataConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
+    parallelism: ParallelismConfig
+    checkpoint: CheckpointManager.Config
+    activation_checkpoint: RecomputeConfig
+    compile: CompileConfig
+    comm: CommConfig
+    debug: DebugConfig
+    profiler: Profiler.Config
+    metrics: MetricsConfig
+    validation: ValidationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSections:
+    """What says how large a model is, and what of it each rank of a mesh holds."""
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    parallelism: ParallelismConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Sections):
+    """A configuration that passed every check, and what follows from it."""
+
+    settings: dict[str, Any]
+    """The resolved configuration as plain containers."""
+    timeline: Timeline
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.run.dir)
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        return self.run_dir / self.checkpoint.folder
+
+    @property
+    def world_size(self) -> int:
+        return world_size(self.parallelism)
+
+    @property
+    def seed(self) -> int:
+        """Of weights and data order."""
+        assert self.debug.seed is not None  # a rule refuses that
+        return self.debug.seed
+
+    @property
+    def last_step(self) -> int:
+        """The step after which this start of the run ends."""
+        return min(self.run.stop_after_step or self.timeline.num_steps, self.timeline.num_steps)
+
+
+def world_size(parallelism: ParallelismConfig) -> int:
+    """Ranks of a mesh; a shard degree of -1 takes what the launcher started."""
+    if parallelism.data_parallel_shard_degree == -1:
+        return int(os.environ.get("WORLD_SIZE") or parallelism.data_parallel_replicate_degree)
+    return parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree

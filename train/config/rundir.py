@@ -1,0 +1,86 @@
+"""The run directory: what a run is, on disk. Starting again on it resumes; another meaning is refused.
+
+It binds from the first step on: until then nothing is lost, and a start that failed can be corrected.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from data_pipelines.base.errors import ConfigError
+from train.config.run import Run
+
+# Settings that may change between two starts of a run: where and how it runs, not what it computes.
+FREE = (
+    "run.",
+    "parallelism.",
+    "checkpoint.",
+    "comm.",
+    "compile.",
+    "metrics.",
+    "profiler.",
+    "activation_checkpoint.",
+    "validation.",
+    "debug.",
+    "data.dir",
+    "training.local_batch_size",
+    "training.gc_freq",
+    "training.gc_debug",
+    "model.attention",
+    "loss.kernel",
+    "loss.chunk_tokens",
+    "model.name",
+    "optimizer.muon.exchange_mib",
+    "balance.alarm.",
+)
+BOUND = ("debug.seed", "checkpoint.initial_load_path")
+"""Exceptions to FREE."""
+
+
+def open_run_dir(run: Run) -> None:
+    """Makes the folder, or checks that what is there is this run. Raises ConfigError; changes nothing then."""
+    stored = run.run_dir / "config.yaml"
+    if stored.is_file() and _has_results(run.run_dir):
+        _check_same_run(OmegaConf.to_container(OmegaConf.load(stored)), run.settings, run.run_dir)
+    try:
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(run.run_dir, os.W_OK):
+            raise PermissionError(f"no permission to write to {run.run_dir}")
+        partial = run.run_dir / f"config.yaml.{os.environ.get('RANK', 0)}.tmp"  # all ranks write it, at the same time
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(run.settings)), encoding="utf-8")
+        os.replace(partial, stored)
+    except OSError as error:
+        raise ConfigError([f"run.dir={run.run_dir}: cannot be written ({error}); choose another folder"]) from error
+
+
+def _has_results(run_dir: Path) -> bool:
+    """A finished step, or a checkpoint where somebody has taken the rows away."""
+    rows = run_dir / "metrics.jsonl"
+    return (rows.is_file() and rows.stat().st_size > 0) or any(run_dir.glob("*/step-*"))
+
+
+def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> None:
+    problems = [
+        f"{path}: is {new!r} now, but the run in {run_dir} was started with {old!r}; "
+        "put it back to go on with that run, or choose another run.dir (or run.name)"
+        for path, old, new in changes(stored, settings)
+        if path.startswith(BOUND) or not path.startswith(FREE)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def changes(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """(path, old, new) of every leaf that differs; a key that is missing counts as None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            change
+            for key in keys
+            for change in changes(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if old == new else [(path, old, new)]

@@ -1,0 +1,121 @@
+"""Plain containers -> typed sections: pydantic validates each one against the class that it builds.
+
+The registry of sections is a dataclass: one section for each of its fields (train/config/run.py). A command that needs
+only some declares a dataclass with those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from data_pipelines.base.errors import ConfigError
+
+
+def section_types(cls: type) -> dict[str, Any]:
+    """Section name -> annotation of the field, in order."""
+    return get_type_hints(cls, include_extras=True)
+
+
+def validate(settings: Mapping[str, Any], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """(section name -> object of its type, for those that validate; what is wrong with the others)."""
+    sections: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, hint in types.items():
+        try:
+            sections[name] = _validate(name, settings.get(name, {}), hint)
+        except ConfigError as error:
+            problems += error.problems
+    return sections, problems
+
+
+def unknown_sections(settings: Iterable[str], types: Mapping[str, Any]) -> list[str]:
+    """A message for each section that no field is named after."""
+    return [f"{name}: unknown section{_suggestion(name, types)}" for name in settings if name not in types]
+
+
+def _validate(name: str, section: Any, hint: Any) -> Any:
+    if not isinstance(section, dict):
+        raise ConfigError([f"{name}: got {section!r}, expected a section with keys"])
+    if "by kind" in get_args(hint):
+        hint, section = _of_kind(name, dict(section), get_args(hint)[-1])
+        if hint is None:
+            return None
+    try:
+        return TypeAdapter(hint).validate_python(section, extra="forbid")
+    except ValidationError as error:
+        raise ConfigError([_describe(name, hint, problem) for problem in error.errors()]) from error
+
+
+def _of_kind(name: str, section: dict[str, Any], kinds: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class that `kind` names, and the section without that key."""
+    kind = section.pop("kind", "none")
+    if kind not in kinds:
+        raise ConfigError([f"{name}.kind: got {kind!r}, allowed: {', '.join(kinds)}{_suggestion(str(kind), kinds)}"])
+    if kinds[kind] is None and section:
+        raise ConfigError([f"{name}.{key}: has no effect with kind={kind}" for key in section])
+    return kinds[kind], section
+
+
+def _describe(section: str, hint: Any, problem: Any) -> str:
+    """One line: path, what was got, what is allowed, and a near miss."""
+    loc = list(problem["loc"])
+    if loc and (member := _member(hint, loc[0])) is not None:  # pydantic names the member of the union; no key does
+        hint = member
+        loc.pop(0)
+    path = ".".join([section, *(str(part) for part in loc)])
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        fields = [field.name for field in _fields_at(hint, loc[:-1])]
+        return f"{path}: unknown key{_suggestion(str(loc[-1]), fields)}"
+    if problem["type"].startswith("missing"):
+        return f"{path}: is required and missing"
+    return f"{path}: {problem['msg'].removeprefix('Value error, ')}" + _got(problem)
+
+
+def _member(hint: Any, kind: Any) -> Any:
+    """The class of a discriminated union whose `kind` is the given one; None for another type."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    by_kind = {
+        field.default: member
+        for member in members
+        if dataclasses.is_dataclass(member)
+        for field in dataclasses.fields(member)
+        if field.name == "kind"
+    }
+    return by_kind.get(kind)
+
+
+def _got(problem: Any) -> str:
+    value = problem.get("input")
+    return "" if isinstance(value, dict) or dataclasses.is_dataclass(value) else f" (got {value!r})"
+
+
+def _fields_at(hint: Any, loc: list[Any]) -> list[Any]:
+    """Fields of the dataclass that the keys and indices `loc` lead to, starting at a class."""
+    for part in loc:
+        hint = _unwrap(hint)
+        if dataclasses.is_dataclass(hint):
+            hint = get_type_hints(hint, include_extras=True).get(str(part))
+        else:
+            hint = get_args(hint)[-1] if get_args(hint) else None  # an element of a list, a value of a dict
+    hint = _unwrap(hint)
+    return list(dataclasses.fields(hint)) if dataclasses.is_dataclass(hint) else []
+
+
+def _unwrap(hint: Any) -> Any:
+    """X out of Annotated[X, ...] and of X | None."""
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        return _unwrap(next(arg for arg in get_args(hint) if arg is not type(None)))
+    return hint
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (there are: {', '.join(known)})"

@@ -1,0 +1,1 @@
+"""Losses on text that is not trained on."""

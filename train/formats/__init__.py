@@ -1,0 +1,1 @@
+"""Foreign formats of weights, in both directions."""

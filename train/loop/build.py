@@ -1,0 +1,67 @@
+"""A checked Run -> torchtitan's Trainer.Config: data prepared, plan made, every component given its own section."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from data_pipelines.base.errors import ConfigError
+from data_pipelines.batches.loader import PlanLoader
+from data_pipelines.prepare import prepare
+from train.afmoe.spec import model_spec
+from train.checkpoint.commits import committed_steps
+from train.checkpoint.initial import check_initial
+from train.checkpoint.manager import Checkpoints
+from train.config.run import Run
+from train.loop.data import build_plan, check_tokenizer, held_out
+from train.loop.rates import TimelineSchedule
+from train.loop.trainer import Trainer
+from train.loss.cross_entropy import CrossEntropyZLoss
+from train.optim.groups import optimizers_config
+
+
+def trainer_config(run: Run) -> Trainer.Config:
+    """Raises ConfigError, ValueError or OSError where settings and data do not go together."""
+    prepared = prepare(run.data)
+    check_tokenizer(prepared, run.model)
+    return Trainer.Config(
+        run=run,
+        held_out=held_out(run, prepared),
+        dump_folder=str(run.run_dir),
+        hf_assets_path=prepared.tokenizer_dir,
+        model_spec=model_spec(run.model, seq_len=run.training.seq_len),
+        optimizer=optimizers_config(run.optimizer),
+        lr_scheduler=TimelineSchedule.Config(timeline=run.timeline),
+        loss=CrossEntropyZLoss.Config(section=run.loss),
+        dataloader=PlanLoader.Config(
+            plan=build_plan(run.data, prepared, run.timeline, seed=run.seed),
+            prepared=prepared,
+            intra_document=run.data.intra_document,
+            vocab_size=run.model.vocab_size,
+        ),
+        # global_batch_size -1: the timeline has the batch of each step
+        training=replace(run.training, steps=run.last_step, global_batch_size=-1),
+        checkpoint=_checkpoints(run),
+        parallelism=run.parallelism,
+        activation_checkpoint=run.activation_checkpoint,
+        compile=run.compile,
+        comm=run.comm,
+        debug=run.debug,
+        profiler=run.profiler,
+    )
+
+
+def _checkpoints(run: Run) -> Checkpoints.Config:
+    settings = {setting.name: getattr(run.checkpoint, setting.name) for setting in fields(run.checkpoint)}
+    if run.checkpoint.initial_load_path:
+        settings["initial_load_model_only"] = True  # step 0: another run's optimizers and schedule stay behind
+        _check_initial(run)
+    return Checkpoints.Config(**settings, milestones=run.timeline.phase_end_steps, last_step=run.last_step)
+
+
+def _check_initial(run: Run) -> None:
+    """Only the first start of a run reads the weights it starts from; they may be gone by the next."""
+    if run.checkpoint.initial_load_in_hf:
+        raise ConfigError(["checkpoint.initial_load_in_hf: must be false; the folder shows what it holds"])
+    if run.checkpoint.initial_load_path and not committed_steps(run.checkpoint_dir):
+        check_initial(Path(run.checkpoint.initial_load_path), run.model)

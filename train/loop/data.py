@@ -1,0 +1,56 @@
+"""What the trainer reads: the plan of a run and its held-out windows, from prepared data."""
+
+from __future__ import annotations
+
+from data_pipelines.base.errors import ConfigError
+from data_pipelines.batches.loader import held_out_windows
+from data_pipelines.corpora.kinds import AnyData
+from data_pipelines.plan.plan import Plan, PlanSource, make_plan
+from data_pipelines.shards.config import Prepared
+from data_pipelines.shards.reader import open_train
+from data_pipelines.tokenizer.encoder import TextEncoder
+from train.afmoe.config import ModelConfig
+from train.config.run import Run
+from train.evaluation.held_out import Batch
+from train.schedule.timeline import Timeline
+
+
+def build_plan(data: AnyData, prepared: Prepared, timeline: Timeline, *, seed: int) -> Plan:
+    """The plan of a run: budgets from its timeline, weights from its data section, sizes from the shards."""
+    seq_len = timeline.seq_len
+    sources = [
+        PlanSource(name=name, num_windows=source.num_windows(seq_len), fingerprint=source.manifest.fingerprint)
+        for name, source in open_train(prepared).items()
+    ]
+    phases = zip((phase.name for phase in timeline.schedule.phases), timeline.phase_windows, strict=True)
+    return make_plan(
+        dict(phases),
+        sources=sources,
+        mix=data.mix,
+        seed=seed,
+        seq_len=seq_len,
+        block=timeline.schedule.batch[0].sequences,
+        max_epochs=data.max_epochs,
+    )
+
+
+def held_out(run: Run, prepared: Prepared) -> dict[str, Batch]:
+    """Source -> the windows that validation takes of it; none where validation is off."""
+    if not run.validation.windows:
+        return {}
+    return held_out_windows(
+        prepared,
+        seq_len=run.timeline.seq_len,
+        num_windows=run.validation.windows,
+        vocab_size=run.model.vocab_size,
+        intra_document=run.data.intra_document,
+    )
+
+
+def check_tokenizer(prepared: Prepared, model: ModelConfig) -> None:
+    """Raises ConfigError where the tokenizer has more ids than the model has rows."""
+    ids, rows = TextEncoder(prepared.tokenizer_dir).vocab_size, model.vocab_size
+    if ids > rows:
+        raise ConfigError(
+            [f"model.vocab_size={rows}: the tokenizer in {prepared.tokenizer_dir} has {ids} ids; raise it"]
+        )

@@ -1,0 +1,23 @@
+"""Learning rates from the timeline. Extends torchtitan's LRSchedulersContainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchtitan.components.optimizer.lr_scheduler import LRSchedulersContainer
+
+from train.optim.groups import Optimizers
+from train.schedule.timeline import Timeline
+
+
+class TimelineSchedule(LRSchedulersContainer):
+    """Learning rates from the timeline."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(LRSchedulersContainer.Config):
+        timeline: Timeline
+
+        def build(self, *, optimizers: Optimizers, training_steps: int) -> TimelineSchedule:
+            """The scheduler counts finished steps from 0, and also asks for the one after the last."""
+            timeline = self.timeline
+            return TimelineSchedule(optimizers, lambda done: timeline.step(min(done + 1, timeline.num_steps)).lr_factor)

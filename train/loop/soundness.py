@@ -1,0 +1,34 @@
+"""Is a step sound? Checked before a weight or a bias changes, on every rank with the same numbers.
+
+L = MoE layers, E = experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from data_pipelines.base.errors import RunError
+
+
+def first_unsound_router(balance_loss_L: Tensor, layer_ids: Sequence[str]) -> dict[str, float]:
+    """{"router of layer 3 (...)": nan} of the first layer whose scores are NaN, if there is one; others follow it.
+
+    balance_loss_L: a mean over all scores of a layer, so that one that is NaN makes it NaN.
+    """
+    for layer, loss in zip(layer_ids, balance_loss_L.tolist(), strict=True):
+        if not math.isfinite(loss):
+            return {f"router of layer {layer} (its logits or its input)": loss}
+    return {}
+
+
+def check_counts(counts_LE: Tensor, layer_ids: Sequence[str], *, tokens: int, top_k: int) -> None:
+    """Raises RunError unless each layer routed every token of the step exactly top_k times."""
+    for layer_id, total in zip(layer_ids, counts_LE.sum(-1).tolist(), strict=True):
+        if total != tokens * top_k:
+            raise RunError(
+                f"layer {layer_id} counted {total:,} routed tokens; {tokens:,} tokens x top_k {top_k} = "
+                f"{tokens * top_k:,} were expected. Biases would follow wrong loads, so the run stops."
+            )

@@ -1,0 +1,1 @@
+"""The row of a step, and where it goes."""

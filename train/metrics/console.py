@@ -1,0 +1,56 @@
+"""Rows as a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from train.schedule.amounts import format_tokens
+
+
+class Console:
+    """A bar over the tokens of the run, and what one wants to see of the last step."""
+
+    def __init__(self, *, tokens: int, seen: int, num_steps: int):
+        self._num_steps = num_steps
+        self._bar = tqdm(
+            total=tokens,
+            initial=seen,
+            unit="tok",
+            unit_scale=True,
+            file=sys.stdout,
+            dynamic_ncols=True,
+            mininterval=bar_interval_s(),
+            bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} tokens, {remaining} left{postfix}",
+        )
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._bar.set_description_str(f"{row['phase']:<12} step {row['step']:>4}/{self._num_steps}", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {row['loss']:.3f}, grad {row['grad_norm']:.2f}, MaxVio {row['max_violation']:.2f}, "
+            f"{row['tokens_per_second']:,.0f} tok/s",
+            refresh=False,
+        )
+        self._bar.update(row["tokens"] - self._bar.n)
+        if "alarm" in row:
+            tqdm.write(f"WARNING: step {row['step']}: {row['alarm']}", file=sys.stdout)
+        if "initial_validation" in row:
+            tqdm.write(f"untrained: validation {_losses(row['initial_validation'])}", file=sys.stdout)
+        if "validation" in row:
+            step = f"step {row['step']}, {format_tokens(row['tokens'])} tokens"
+            tqdm.write(f"{step}: validation {_losses(row['validation'])}", file=sys.stdout)
+
+    def close(self) -> None:
+        self._bar.refresh()
+        self._bar.close()
+
+
+def _losses(by_source: dict[str, float]) -> str:
+    return ", ".join(f"{source} {loss:.3f}" for source, loss in by_source.items())
+
+
+def bar_interval_s() -> float:
+    """Seconds between two pictures of a progress bar: a terminal overwrites them, a file keeps them all."""
+    return 0.5 if sys.stdout.isatty() else 10.0

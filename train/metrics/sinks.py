@@ -1,0 +1,46 @@
+"""Where a run's figures go: metrics.jsonl, W&B, one line on the console. Rank 0 only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.base.rank import is_rank_0
+from train.metrics.config import MetricsConfig
+from train.metrics.console import Console
+from train.metrics.jsonl import JsonLines
+from train.metrics.row import Sink
+from train.metrics.weights_and_biases import start_wandb
+from train.schedule.timeline import Timeline
+
+
+class Sinks:
+    """All sinks of a run; the same rows go to each."""
+
+    def __init__(self, sinks: list[Sink]):
+        self._sinks = sinks
+
+    def write(self, row: dict[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.write(row)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+def open_sinks(
+    config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any], timeline: Timeline, resume_step: int
+) -> Sinks:
+    """The sinks of this rank for the steps after `resume_step`: all on rank 0, none elsewhere.
+
+    name, settings: what W&B shows as the run's name and configuration.
+    """
+    if not is_rank_0():
+        return Sinks([])
+    sinks = start_wandb(config, run_dir=run_dir, name=name, settings=settings)
+    sinks.append(JsonLines(run_dir / "metrics.jsonl", resume_step=resume_step))
+    if config.console:
+        seen = timeline.step(resume_step + 1).first_window * timeline.seq_len
+        sinks.append(Console(tokens=timeline.num_windows * timeline.seq_len, seen=seen, num_steps=timeline.num_steps))
+    return Sinks(sinks)

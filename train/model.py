@@ -1,0 +1,149 @@
+"""Counts the parameters of a model and what each rank holds of them. Allocates nothing, needs no accelerator.
+
+    python -m train.model trinity_large parallelism=hsdp_ep8           a model of configs/model, on a mesh
+    python -m train.model trinity_mini parallelism.expert_parallel_degree=4 parallelism.data_parallel_shard_degree=64
+    python -m train.model experiment=trinity_nano                      model and mesh of an experiment
+
+The model is built on torch's meta device and sharded by the code that shards it in training, as one of as many
+pretended ranks as the mesh has; rank 0 is shown, and none holds more. Overrides are Hydra's, as of `python -m train`.
+Exit status: 2 for what cannot work as configured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from data_pipelines.base.command import CONFIGS
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, fail
+
+if TYPE_CHECKING:
+    from train.blueprint.count import Part
+    from train.config.run import ModelSections
+
+MODELS = CONFIGS / "model"
+FLOAT32_BYTES = 4  # of weights, gradients and states: train/config/rules/every.py refuses other weights
+
+Lines = list[tuple[str, ...]]
+"""Cells of a table."""
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 or CONFIG_EXIT."""
+    args = parse(arguments)
+    print("train.model: reading the configuration; the engine takes some seconds to load", flush=True)
+    try:
+        sections = read(args.overrides)
+    except ConfigError as error:
+        return fail(error.problems, CONFIG_EXIT)
+    print(report(sections))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides",
+        metavar="MODEL | OVERRIDE",
+        nargs="+",
+        help=f"one of {', '.join(model_names())}; a Hydra override",
+    )
+    return parser.parse_args(arguments)
+
+
+def model_names() -> list[str]:
+    return sorted(path.stem for path in MODELS.glob("*.yaml"))
+
+
+def read(arguments: list[str]) -> ModelSections:
+    """The sections that say what to count. Raises ConfigError."""
+    overrides = [argument if "=" in argument else f"model={argument}" for argument in arguments]
+    names = [override.removeprefix("model=") for override in overrides if override.startswith("model=")]
+    if len(names) > 1:
+        raise ConfigError([f"got {len(names)} models, {', '.join(names)}; name one"])
+    for name in names:
+        check_name(name)
+    from data_pipelines.base.compose import compose
+    from train.config.check import check_some
+    from train.config.run import ModelSections
+
+    # No backend of attention has parameters, and this one exists everywhere.
+    settings = compose(["run.name=count", *overrides, "model.attention=sdpa"])
+    return check_some(settings, ModelSections)
+
+
+def check_name(name: str) -> None:
+    if name not in model_names():
+        near = get_close_matches(name, model_names(), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError([f"model={name}: there is no such model{hint}; there are: {', '.join(model_names())}"])
+
+
+def report(sections: ModelSections) -> str:
+    """The whole answer. Takes seconds: it loads the engine."""
+    from torchtitan.tools.logging import logger
+
+    logger.setLevel("WARNING")  # otherwise it tells of every mesh that it makes
+    from train.blueprint.count import count
+    from train.blueprint.sharded import blueprint, pretended_ranks
+    from train.config.run import world_size
+    from train.config.summary import mesh
+
+    with pretended_ranks(world_size(sections.parallelism)):
+        built = blueprint(sections.model, training=sections.training, parallelism=sections.parallelism)
+        parts = count(built, sections.optimizer)
+    return f"\n{table(sections.model.name, parts)}\n\n{mesh(sections.parallelism)}\n\n{memory(parts)}"
+
+
+def table(name: str, parts: list[Part]) -> str:
+    """Parameters by kind, and by shape within a kind."""
+    total, active = sum(part.total for part in parts), sum(part.active for part in parts)
+    lines: Lines = [("kind", "shape", "tensors", "total", "active", "rank 0", "updated by", "names")]
+    previous = ""
+    for part in parts:
+        lines.append(_line(part, part.kind if part.kind != previous else ""))
+        previous = part.kind
+    num_tensors, on_rank = sum(part.num_tensors for part in parts), sum(part.on_rank for part in parts)
+    lines.append(("all", "", f"{num_tensors:,}", f"{total:,}", f"{active:,}", f"{on_rank:,}", "", ""))
+    headline = f"{name}: {total:,} parameters, of which a token uses {active:,} ({active / total:.1%})"
+    return "\n".join([headline, "", *_align(lines, words=(0, 6, 7))])
+
+
+def _line(part: Part, kind: str) -> tuple[str, ...]:
+    numbers = (f"{part.num_tensors:,}", f"{part.total:,}", f"{part.active:,}", f"{part.on_rank:,}")
+    return (kind, " x ".join(map(str, part.shape)), *numbers, part.updater, " ".join(part.names))
+
+
+def memory(parts: list[Part]) -> str:
+    """What of a rank's memory follows from the parameters alone."""
+    held = {
+        "weights": sum(part.on_rank for part in parts),
+        "gradients": sum(part.gradients_on_rank for part in parts),
+        "optimizer states": sum(part.states_on_rank for part in parts),
+    }
+    held["together"] = sum(held.values())
+    lines: Lines = [("rank 0, float32", "values", "bytes", "")]
+    lines += [(name, f"{num:,}", f"{FLOAT32_BYTES * num:,}", _gib(FLOAT32_BYTES * num)) for name, num in held.items()]
+    not_counted = "not counted: activations, gathered layers, buffers of communication"
+    return "\n".join([*_align(lines, words=(0,)), not_counted])
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
+def _align(lines: Lines, *, words: tuple[int, ...]) -> list[str]:
+    """Columns as wide as their widest cell; those of `words` begin at the left, the others end at the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    layout = "  ".join(f"{{:{'<' if place in words else '>'}{width}}}" for place, width in enumerate(widths))
+    return [layout.format(*line).rstrip() for line in lines]
+
+
+if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # pretended ranks have no GPUs, also where there are some
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Time, counted in tokens."""
