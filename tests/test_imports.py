@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,11 @@ def read_imports(root: Path) -> Imports:
 def imports_of(path: Path, files: set[str]) -> Iterator[tuple[str, int]]:
     """(imported file, line); a package counts as its __init__.py."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        names += [f"{node.module}.{name.name}" for name in node.names] if isinstance(node, ast.ImportFrom) else []
-        names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [name.name for name in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{name}" for name in names)]
         for name in names:
             stem = name.replace(".", "/")
             yield from ((file, node.lineno) for file in (f"{stem}.py", f"{stem}/__init__.py") if file in files)
@@ -95,7 +98,7 @@ def violations(imports: Imports) -> list[str]:
 
 def _lines(imports: Imports, way: list[str]) -> str:
     """The lines that close a circle."""
-    steps = set(zip(way, way[1:], strict=False))
+    steps = set(pairwise(way))
     lines = [
         f"\n  {file}:{line} imports {other}"
         for file, imported in imports.items()

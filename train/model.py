@@ -91,13 +91,12 @@ def report(sections: ModelSections) -> str:
     logger.setLevel("WARNING")  # otherwise it tells of every mesh that it makes
     from train.blueprint.count import count
     from train.blueprint.sharded import blueprint, pretended_ranks
-    from train.config.run import world_size
-    from train.config.summary import mesh
+    from train.engine.mesh import describe_mesh, world_size
 
     with pretended_ranks(world_size(sections.parallelism)):
         built = blueprint(sections.model, training=sections.training, parallelism=sections.parallelism)
         parts = count(built, sections.optimizer)
-    return f"\n{table(sections.model.name, parts)}\n\n{mesh(sections.parallelism)}\n\n{memory(parts)}"
+    return f"\n{table(sections.model.name, parts)}\n\n{describe_mesh(sections.parallelism)}\n\n{memory(parts)}"
 
 
 def table(name: str, parts: list[Part]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from data_pipelines.corpora.kinds import DataConfig
 from train.afmoe.config import ModelConfig
 from train.balance.config import BalanceConfig
 from train.config.recompute import RecomputeConfig
+from train.engine.mesh import world_size
 from train.evaluation.config import ValidationConfig
 from train.loss.config import LossConfig
 from train.metrics.config import MetricsConfig
@@ -33,6 +33,10 @@ class RunConfig:
     """Folder of the run: config.yaml, metrics.jsonl, checkpoint/. Starting again on the same folder resumes."""
     stop_after_step: int | None = None
     """Stop, with a checkpoint, after this step; the schedule stays that of the whole run. null: run to the end."""
+
+    def __post_init__(self) -> None:
+        if self.stop_after_step is not None and self.stop_after_step < 1:
+            raise ValueError(f"stop_after_step={self.stop_after_step}: must be at least 1, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +102,3 @@ class Run(Sections):
     def last_step(self) -> int:
         """The step after which this start of the run ends."""
         return min(self.run.stop_after_step or self.timeline.num_steps, self.timeline.num_steps)
-
-
-def world_size(parallelism: ParallelismConfig) -> int:
-    """Ranks of a mesh; a shard degree of -1 takes what the launcher started."""
-    if parallelism.data_parallel_shard_degree == -1:
-        return int(os.environ.get("WORLD_SIZE") or parallelism.data_parallel_replicate_degree)
-    return parallelism.data_parallel_replicate_degree * parallelism.data_parallel_shard_degree

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from train.config.run import Run, world_size
+from train.config.run import Run
+from train.engine.mesh import describe_mesh
 from train.schedule.amounts import format_tokens
 from train.schedule.timeline import split_batch
-
-
-def mesh(parallelism: Any) -> str:
-    """The `parallelism` section in words."""
-    ranks, replicas = world_size(parallelism), parallelism.data_parallel_replicate_degree
-    if ranks == 1:
-        return "1 rank"
-    return (
-        f"{ranks:,} ranks: {replicas} replicas x {ranks // replicas} shards, "
-        f"experts over {parallelism.expert_parallel_degree}"
-    )
 
 
 def summary(run: Run) -> str:
@@ -27,7 +15,7 @@ def summary(run: Run) -> str:
     lines = [
         f"run            {run.run.name} in {run.run_dir}",
         f"model          {run.model.name}",
-        f"mesh           {mesh(parallelism)}",
+        f"mesh           {describe_mesh(parallelism)}",
         f"steps          {timeline.num_steps:,}, {timeline.num_windows * seq_len:,} tokens in windows of {seq_len:,}",
     ]
     for number, name in timeline.phase_end_steps.items():

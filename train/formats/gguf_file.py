@@ -5,7 +5,7 @@
 Which keys and tensors llama.cpp asks for, of which shape and type, was learnt from its src/models/afmoe.cpp and its
 converter of AfmoeForCausalLM. Its RoPE turns the halves of a head, as ours does, so that q and k stay as they are. Two
 things it takes from no key: embeddings are multiplied by sqrt(dim), and each fourth layer is global without RoPE. A
-model that differs there is refused, since the file would load and be wrong. tests/train/formats/test_llama_cpp.py runs it.
+model that differs there is refused: the file would load and be wrong. tests/train/formats/test_llama_cpp.py runs it.
 """
 
 from __future__ import annotations

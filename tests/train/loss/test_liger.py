@@ -24,7 +24,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     path = tmp_path_factory.mktemp("liger") / "results.pt"
     interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "tests.train.loss.liger_process", str(path)]
-    subprocess.run(command, env=os.environ | interpret, cwd=Path(__file__).parents[2], check=True)
+    subprocess.run(command, env=os.environ | interpret, cwd=Path(__file__).parents[3], check=True)
     return {name: Result(*result) for name, result in torch.load(path).items()}
 
 

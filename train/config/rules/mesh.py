@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from train.afmoe.config import ModelConfig
-from train.config.run import world_size
+from train.engine.mesh import is_mesh, world_size
 from train.schedule.config import ScheduleConfig
 
 
@@ -33,7 +32,7 @@ def world_size_matches(parallelism: ParallelismConfig) -> str | None:
     """Only torchrun knows how many ranks there are; without it there is one."""
     replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
     mesh = f"parallelism: data_parallel_replicate_degree={replicate} x data_parallel_shard_degree={shard}"
-    if not _is_mesh(parallelism):
+    if not is_mesh(parallelism):
         return f"{mesh} is no mesh; each must be at least 1, or the shards -1, which takes the ranks that are left"
     started = int(os.environ.get("WORLD_SIZE", 1))
     ranks = world_size(parallelism)
@@ -50,7 +49,7 @@ def expert_parallelism_divides(parallelism: ParallelismConfig, model: ModelConfi
             f"parallelism.expert_parallel_degree={ep} does not divide model.num_experts={experts}; "
             f"choose one of {_divisors(experts)}"
         )
-    if not _is_mesh(parallelism):
+    if not is_mesh(parallelism):
         return None
     shard = world_size(parallelism) // parallelism.data_parallel_replicate_degree
     if shard % ep:
@@ -64,7 +63,7 @@ def expert_parallelism_divides(parallelism: ParallelismConfig, model: ModelConfi
 def batches_divide(training: TrainingConfig, parallelism: ParallelismConfig, schedule: ScheduleConfig) -> str | None:
     if training.local_batch_size < 1:
         return f"training.local_batch_size: must be at least 1, got {training.local_batch_size}"
-    if not _is_mesh(parallelism):
+    if not is_mesh(parallelism):
         return None
     ranks = world_size(parallelism)
     wrong = [stage.sequences for stage in schedule.batch if stage.sequences % ranks]
@@ -77,12 +76,6 @@ def parameters_stay_on_the_device(training: TrainingConfig) -> str | None:
     if training.enable_cpu_offload:
         return "training.enable_cpu_offload: must be false; selection biases and Muon work on the device"
     return None
-
-
-def _is_mesh(parallelism: Any) -> bool:
-    """Whether its ranks can be counted. world_size_matches reports where not; the rules that divide pass then."""
-    shard = parallelism.data_parallel_shard_degree
-    return parallelism.data_parallel_replicate_degree >= 1 and (shard >= 1 or shard == -1)
 
 
 def _divisors(number: int) -> list[int]:

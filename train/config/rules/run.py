@@ -8,7 +8,6 @@ from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.config import DebugConfig, TrainingConfig
 
 from train.afmoe.config import ModelConfig
-from train.config.run import RunConfig
 
 
 def steps_follow_from_the_schedule(settings: dict[str, Any]) -> str | None:
@@ -51,17 +50,10 @@ def seed_is_set(debug: DebugConfig) -> str | None:
     return "debug.seed: must be a number; weights and data order follow from it" if debug.seed is None else None
 
 
-def stop_lies_in_the_run(run: RunConfig) -> str | None:
-    if run.stop_after_step is not None and run.stop_after_step < 1:
-        return f"run.stop_after_step={run.stop_after_step}: must be at least 1, or null"
-    return None
-
-
 RULES = (
     steps_follow_from_the_schedule,
     some_layer_has_experts,
     weights_are_float32,
     checkpoints_are_resumable,
     seed_is_set,
-    stop_lies_in_the_run,
 )
