@@ -175,7 +175,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from train.gguf import write_gguf
+from train.formats.gguf_file import write_gguf
 from train.model.config import ModelConfig
 
 class Reader:
