@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from data_pipelines.corpora.stdlib import ROOT
+from data_pipelines.tokenizer import bpe
 from data_pipelines.tokenizer.bpe import SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 from data_pipelines.tokenizer.encoder import TextEncoder
 from tests.data_pipelines.conftest import TEXTS
@@ -88,6 +90,14 @@ def test_words_up_to_1024_characters_are_learnt_from_whole():
     whole, cut = (train_tokenizer(["q" * length + "xy "] * 2, vocab_size=300) for length in (1022, 1023))
     assert "xy" in whole.get_vocab()
     assert "xy" not in cut.get_vocab()
+
+
+def test_ordinary_text_gives_the_tokenizer_that_it_gives_uncut(monkeypatch: pytest.MonkeyPatch):
+    texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("a*.py"))]
+    assert sum(map(len, texts)) > 200_000
+    cut = train_tokenizer(texts, vocab_size=1000).to_str()
+    monkeypatch.setattr(bpe, "_LONGEST_WORD_IN_TRAINING", r"[\s\S]+")
+    assert train_tokenizer(texts, vocab_size=1000).to_str() == cut
 
 
 def test_a_page_of_digits_takes_no_quadratic_time(tokenizer_dir: Path):
