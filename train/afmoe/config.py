@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +65,12 @@ class ModelConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("route_scale", "rope_theta", "norm_eps", "init_std"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:  # nor NaN
+                raise ValueError(f"{name} must be a finite number above 0, got {value}")
+        if self.num_shared_experts < 0:
+            raise ValueError(f"num_shared_experts must not be negative, got {self.num_shared_experts}")
         if not 0 <= self.num_dense_layers <= self.num_layers:
             raise ValueError(
                 f"num_dense_layers must lie in 0..num_layers={self.num_layers}, got {self.num_dense_layers}"

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from data_pipelines.base.errors import ConfigError
+from train.config.full import full_settings
 from train.config.rules.every import broken_rules
+from train.config.rules.numbers import number_problems
 from train.config.run import Run, Sections
 from train.config.sections import section_types, unknown_sections, validate
 from train.schedule.timeline import Timeline
@@ -28,7 +30,7 @@ def check(settings: dict[str, Any]) -> Run:
             problems.append(f"schedule: {error}")
     _refuse(problems + broken_rules(sections, settings))
     assert timeline is not None
-    return Run(**sections, settings=settings, timeline=timeline)
+    return Run(**sections, settings=full_settings(sections), timeline=timeline)
 
 
 def check_some(settings: dict[str, Any], cls: type[Some]) -> Some:
@@ -57,8 +59,15 @@ def for_reading(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _validated(settings: dict[str, Any], cls: type) -> tuple[dict[str, Any], list[str]]:
-    sections, problems = validate(settings, section_types(cls))
-    return sections, unknown_sections(settings, section_types(Sections)) + problems
+    """(the valid sections; what is wrong with the others). A number that cannot be meant makes a section invalid."""
+    types = section_types(cls)
+    sections, problems = validate(settings, types)
+    numbers = number_problems({name: settings.get(name) for name in types}, full_settings(sections))
+    refused = {path.partition(".")[0] for path in numbers}
+    valid = {name: section for name, section in sections.items() if name not in refused}
+    # torchtitan's own words for the same name no key
+    problems = [problem for problem in problems if problem.partition(":")[0] not in refused]
+    return valid, [*unknown_sections(settings, section_types(Sections)), *problems, *numbers.values()]
 
 
 def _refuse(problems: list[str]) -> None:

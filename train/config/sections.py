@@ -7,6 +7,7 @@ only some declares a dataclass with those.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import UnionType
@@ -74,7 +75,14 @@ def _describe(section: str, hint: Any, problem: Any) -> str:
         return f"{path}: unknown key{_suggestion(str(loc[-1]), fields)}"
     if problem["type"].startswith("missing"):
         return f"{path}: is required and missing"
-    return f"{path}: {problem['msg'].removeprefix('Value error, ')}" + _got(problem)
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path}{_separator(message, _fields_at(hint, loc))}{message}{_got(problem)}"
+
+
+def _separator(message: str, fields: list[Any]) -> str:
+    """A dot where the message begins with a field and what it has to be: `balance` + `speed must be positive`."""
+    start = re.match(r"(\w+)(=\S*:|:| must )", message)
+    return "." if start and start[1] in {field.name for field in fields} else ": "
 
 
 def _member(hint: Any, kind: Any) -> Any:
