@@ -65,8 +65,8 @@ def _validated(settings: dict[str, Any], cls: type) -> tuple[dict[str, Any], lis
     numbers = number_problems({name: settings.get(name) for name in types}, full_settings(sections))
     refused = {path.partition(".")[0] for path in numbers}
     valid = {name: section for name, section in sections.items() if name not in refused}
-    # torchtitan's own words for the same name no key
-    problems = [problem for problem in problems if problem.partition(":")[0] not in refused]
+    # said twice otherwise; torchtitan's own words for it name the section only
+    problems = [problem for problem in problems if problem.partition(":")[0] not in refused | numbers.keys()]
     return valid, [*unknown_sections(settings, section_types(Sections)), *problems, *numbers.values()]
 
 

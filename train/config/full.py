@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from data_pipelines.base.errors import ConfigError
 from train.config.recompute import RecomputeConfig, kind_of
 from train.config.rules.run import DERIVED
 from train.config.run import Sections
-from train.config.sections import section_types, validate
+from train.config.sections import adapter, section_types, validate
 
 
 def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,4 +41,4 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dump(section: Any, hint: Any) -> dict[str, Any]:
     kind = {"kind": kind_of(section)} if hint == RecomputeConfig else {}
-    return kind | ({} if section is None else TypeAdapter(type(section)).dump_python(section, mode="json"))
+    return kind | ({} if section is None else adapter(type(section)).dump_python(section, mode="json"))

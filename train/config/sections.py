@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,12 @@ from data_pipelines.base.errors import ConfigError
 def section_types(cls: type) -> dict[str, Any]:
     """Section name -> annotation of the field, in order."""
     return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def adapter(hint: Any) -> TypeAdapter[Any]:
+    """pydantic's reader and writer of a section; a millisecond to make."""
+    return TypeAdapter(hint)
 
 
 def validate(settings: Mapping[str, Any], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -48,7 +55,7 @@ def _validate(name: str, section: Any, hint: Any) -> Any:
         if hint is None:
             return None
     try:
-        return TypeAdapter(hint).validate_python(section, extra="forbid")
+        return adapter(hint).validate_python(section, extra="forbid")
     except ValidationError as error:
         raise ConfigError([_describe(name, hint, problem) for problem in error.errors()]) from error
 
