@@ -95,8 +95,8 @@ def number_problems(settings: Mapping[str, Any], full: Mapping[str, Any]) -> dic
 
 
 def leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of everything in nested mappings and lists; elements of lists by their number."""
-    if isinstance(settings, Mapping | list):
+    """(path, value) of everything in nested mappings and lists; elements of lists by their number, empty ones whole."""
+    if settings and isinstance(settings, Mapping | list):
         pairs = settings.items() if isinstance(settings, Mapping) else enumerate(settings)
         for key, value in pairs:
             yield from leaves(value, f"{path}.{key}" if path else str(key))
