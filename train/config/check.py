@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-
 from data_pipelines.base.errors import ConfigError
-from train.config.full import full_settings
+from train.config.full import full_settings, read_stored
 from train.config.rules.every import broken_rules
 from train.config.rules.numbers import number_problems
 from train.config.run import Run, Sections
@@ -41,20 +39,24 @@ def check_some(settings: dict[str, Any], cls: type[Some]) -> Some:
 
 
 def load_run(run_dir: str | Path) -> Run:
-    """The configuration that a run directory was started with. Raises ConfigError where it holds none."""
+    """The configuration that a run directory was started with. Raises ConfigError where it holds none that this version
+    can read."""
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise ConfigError([f"{run_dir} is no run directory: it has no config.yaml"])
-    settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    settings["run"]["dir"] = str(run_dir)  # the folder may have been moved
-    return check(for_reading(settings))
+    settings = read_stored(Path(run_dir))
+    settings["run"] = {**settings.get("run", {}), "dir": str(run_dir)}  # the folder may have been moved
+    try:
+        return check(for_reading(settings))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
 
 
 def for_reading(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run for whoever reads its checkpoints on a CPU: what computes there, whatever trained it."""
     return settings | {
-        "model": settings["model"] | {"attention": "sdpa"},
-        "loss": settings["loss"] | {"kernel": "torch"},
+        "model": settings.get("model", {}) | {"attention": "sdpa"},
+        "loss": settings.get("loss", {}) | {"kernel": "torch"},
     }
 
 

@@ -6,7 +6,12 @@ Token amounts are whole numbers there, whatever the user wrote, so two ways of w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from data_pipelines.base.errors import ConfigError
 from train.config.recompute import RecomputeConfig, kind_of
@@ -25,6 +30,18 @@ def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in (path.split(".") for path in DERIVED):
         settings.get(section, {}).pop(key, None)
     return settings
+
+
+def read_stored(run_dir: Path) -> dict[str, Any]:
+    """What the config.yaml of a run directory holds, as it is. Raises ConfigError where it holds no settings."""
+    path = run_dir / "config.yaml"
+    try:
+        stored: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError([f"{path}: cannot be read ({error})"]) from error
+    if not stored or not isinstance(stored, dict) or not all(isinstance(section, dict) for section in stored.values()):
+        raise ConfigError([f"{path}: holds no sections of settings; it is not the file that a run wrote"])
+    return stored
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from data_pipelines.base.errors import ConfigError
 from train.config.binding import is_bound
-from train.config.full import completed
+from train.config.full import completed, read_stored
 from train.config.run import Run
 
 
@@ -38,11 +38,11 @@ def stored_settings(run_dir: Path) -> dict[str, Any]:
 
     Raises ConfigError with each key of its config.yaml that this version cannot read.
     """
-    path = run_dir / "config.yaml"
-    settings: Any = OmegaConf.to_container(OmegaConf.load(path))
+    stored = read_stored(run_dir)
     try:
-        return completed(settings if isinstance(settings, dict) else {})
+        return completed(stored)
     except ConfigError as error:
+        path = run_dir / "config.yaml"
         raise ConfigError([f"{path}: {problem}; this version cannot read it" for problem in error.problems]) from error
 
 

@@ -164,6 +164,23 @@ def test_a_stored_key_that_this_version_cannot_read_is_named(run_dir: Path) -> N
         open_run_dir(make_run(run_dir))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no sections of settings"),
+        ("run: {name: a", "cannot be read"),
+        ("run: 3", "holds no sections of settings"),
+        ("run: {name: a}", r"model\.vocab_size: is required and missing"),
+    ],
+)
+def test_a_damaged_configuration_is_named(run_dir: Path, text: str, said: str) -> None:
+    (run_dir / "config.yaml").write_text(text)
+    for opening in (load_run, lambda folder: open_run_dir(make_run(folder))):
+        with pytest.raises(ConfigError, match=rf"run/config\.yaml: {said}"):
+            opening(run_dir)
+    assert (run_dir / "config.yaml").read_text() == text
+
+
 def test_a_run_directory_of_commit_87358bc_opens_and_goes_on(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     copytree(Path(__file__).parent / "run_87358bc", run_dir)
