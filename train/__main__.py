@@ -33,13 +33,13 @@ def main(arguments: list[str]) -> int:
     if not args.check:
         stand_alone()
     announce("reading the configuration")
-    from data_pipelines.base.compose import compose
-    from train.config.check import check
-    from train.config.rundir import open_run_dir
-    from train.config.summary import summary
+    from train.config.start import checked_run
 
     try:
-        run = check(compose(args.overrides))
+        run = checked_run(args.overrides)
+        from train.config.rundir import open_run_dir
+        from train.config.summary import summary
+
         if args.check:
             print(summary(run))
             return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -13,12 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 from data_pipelines.base.command import CONFIGS
 from data_pipelines.base.errors import ConfigError
 
+_BY_NAME = re.compile(r"\+{1,2}(data\.mix(?:\.[^.=]+)?|data\.sources)=(\s*\{.*)", re.DOTALL)
+"""A value in braces for a setting whose keys are names that people choose: phases and sources."""
+
 
 def compose(overrides: list[str]) -> dict[str, Any]:
     """The resolved configuration as plain containers. Raises ConfigError where Hydra cannot compose one."""
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-            config = hydra_compose("config", overrides=[_let_through(override) for override in overrides])
+            parts = [part for override in overrides for part in _replacing(_let_through(override))]
+            config = hydra_compose("config", overrides=parts)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([_first_line(error)]) from error
@@ -29,6 +34,13 @@ def _let_through(override: str) -> str:
     key, equals, _ = override.partition("=")
     is_group = (CONFIGS / key).is_dir()
     return override if not equals or is_group or not key[:1].isalpha() else f"++{override}"
+
+
+def _replacing(override: str) -> list[str]:
+    """Two overrides where a person gives all weights or all sources at once: Hydra would merge them with those of the
+    experiment, and keep names that were not given."""
+    found = _BY_NAME.fullmatch(override)
+    return [f"++{found[1]}=null", f"++{found[1]}={found[2]}"] if found else [override]
 
 
 def _first_line(error: Exception) -> str:

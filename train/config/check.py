@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-
 from data_pipelines.base.errors import ConfigError
+from train.config.full import full_settings, read_stored
 from train.config.rules.every import broken_rules
+from train.config.rules.numbers import number_problems
 from train.config.run import Run, Sections
 from train.config.sections import section_types, unknown_sections, validate
 from train.schedule.timeline import Timeline
@@ -28,7 +28,7 @@ def check(settings: dict[str, Any]) -> Run:
             problems.append(f"schedule: {error}")
     _refuse(problems + broken_rules(sections, settings))
     assert timeline is not None
-    return Run(**sections, settings=settings, timeline=timeline)
+    return Run(**sections, settings=full_settings(sections), timeline=timeline)
 
 
 def check_some(settings: dict[str, Any], cls: type[Some]) -> Some:
@@ -39,26 +39,37 @@ def check_some(settings: dict[str, Any], cls: type[Some]) -> Some:
 
 
 def load_run(run_dir: str | Path) -> Run:
-    """The configuration that a run directory was started with. Raises ConfigError where it holds none."""
+    """The configuration that a run directory was started with. Raises ConfigError where it holds none that this version
+    can read."""
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise ConfigError([f"{run_dir} is no run directory: it has no config.yaml"])
-    settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    settings["run"]["dir"] = str(run_dir)  # the folder may have been moved
-    return check(for_reading(settings))
+    settings = read_stored(Path(run_dir))
+    settings["run"] = {**settings.get("run", {}), "dir": str(run_dir)}  # the folder may have been moved
+    try:
+        return check(for_reading(settings))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from error
 
 
 def for_reading(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run for whoever reads its checkpoints on a CPU: what computes there, whatever trained it."""
     return settings | {
-        "model": settings["model"] | {"attention": "sdpa"},
-        "loss": settings["loss"] | {"kernel": "torch"},
+        "model": settings.get("model", {}) | {"attention": "sdpa"},
+        "loss": settings.get("loss", {}) | {"kernel": "torch"},
     }
 
 
 def _validated(settings: dict[str, Any], cls: type) -> tuple[dict[str, Any], list[str]]:
-    sections, problems = validate(settings, section_types(cls))
-    return sections, unknown_sections(settings, section_types(Sections)) + problems
+    """(the valid sections; what is wrong with the others). A number that cannot be meant makes a section invalid."""
+    types = section_types(cls)
+    sections, problems = validate(settings, types)
+    numbers = number_problems({name: settings.get(name) for name in types}, full_settings(sections))
+    refused = {path.partition(".")[0] for path in numbers}
+    valid = {name: section for name, section in sections.items() if name not in refused}
+    # said twice otherwise; torchtitan's own words for it name the section only
+    problems = [problem for problem in problems if problem.partition(":")[0] not in refused | numbers.keys()]
+    return valid, [*unknown_sections(settings, section_types(Sections)), *problems, *numbers.values()]
 
 
 def _refuse(problems: list[str]) -> None:

@@ -77,7 +77,7 @@ class Run(Sections):
     """A configuration that passed every check, and what follows from it."""
 
     settings: dict[str, Any]
-    """The resolved configuration as plain containers."""
+    """The resolved configuration as plain containers, defaults included (train/config/full.py)."""
     timeline: Timeline
 
     @property

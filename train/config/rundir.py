@@ -12,40 +12,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from data_pipelines.base.errors import ConfigError
+from train.config.binding import is_bound
+from train.config.full import completed, read_stored
 from train.config.run import Run
-
-# Settings that may change between two starts of a run: where and how it runs, not what it computes.
-FREE = (
-    "run.",
-    "parallelism.",
-    "checkpoint.",
-    "comm.",
-    "compile.",
-    "metrics.",
-    "profiler.",
-    "activation_checkpoint.",
-    "validation.",
-    "debug.",
-    "data.dir",
-    "training.local_batch_size",
-    "training.gc_freq",
-    "training.gc_debug",
-    "model.attention",
-    "loss.kernel",
-    "loss.chunk_tokens",
-    "model.name",
-    "optimizer.muon.exchange_mib",
-    "balance.alarm.",
-)
-BOUND = ("debug.seed", "checkpoint.initial_load_path")
-"""Exceptions to FREE."""
 
 
 def open_run_dir(run: Run) -> None:
     """Makes the folder, or checks that what is there is this run. Raises ConfigError; changes nothing then."""
     stored = run.run_dir / "config.yaml"
     if stored.is_file() and _has_results(run.run_dir):
-        _check_same_run(OmegaConf.to_container(OmegaConf.load(stored)), run.settings, run.run_dir)
+        _check_same_run(stored_settings(run.run_dir), run.settings, run.run_dir)
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run.run_dir, os.W_OK):
@@ -55,6 +31,19 @@ def open_run_dir(run: Run) -> None:
         os.replace(partial, stored)
     except OSError as error:
         raise ConfigError([f"run.dir={run.run_dir}: cannot be written ({error}); choose another folder"]) from error
+
+
+def stored_settings(run_dir: Path) -> dict[str, Any]:
+    """The full settings of the run in a folder. Versions until 87358bc stored no defaults: those are filled in.
+
+    Raises ConfigError with each key of its config.yaml that this version cannot read.
+    """
+    stored = read_stored(run_dir)
+    try:
+        return completed(stored)
+    except ConfigError as error:
+        path = run_dir / "config.yaml"
+        raise ConfigError([f"{path}: {problem}; this version cannot read it" for problem in error.problems]) from error
 
 
 def _has_results(run_dir: Path) -> bool:
@@ -68,7 +57,7 @@ def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> Non
         f"{path}: is {new!r} now, but the run in {run_dir} was started with {old!r}; "
         "put it back to go on with that run, or choose another run.dir (or run.name)"
         for path, old, new in changes(stored, settings)
-        if path.startswith(BOUND) or not path.startswith(FREE)
+        if is_bound(path)
     ]
     if problems:
         raise ConfigError(problems)

@@ -7,8 +7,10 @@ only some declares a dataclass with those.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +22,12 @@ from data_pipelines.base.errors import ConfigError
 def section_types(cls: type) -> dict[str, Any]:
     """Section name -> annotation of the field, in order."""
     return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def adapter(hint: Any) -> TypeAdapter[Any]:
+    """pydantic's reader and writer of a section; a millisecond to make."""
+    return TypeAdapter(hint)
 
 
 def validate(settings: Mapping[str, Any], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -47,7 +55,7 @@ def _validate(name: str, section: Any, hint: Any) -> Any:
         if hint is None:
             return None
     try:
-        return TypeAdapter(hint).validate_python(section, extra="forbid")
+        return adapter(hint).validate_python(section, extra="forbid")
     except ValidationError as error:
         raise ConfigError([_describe(name, hint, problem) for problem in error.errors()]) from error
 
@@ -74,7 +82,14 @@ def _describe(section: str, hint: Any, problem: Any) -> str:
         return f"{path}: unknown key{_suggestion(str(loc[-1]), fields)}"
     if problem["type"].startswith("missing"):
         return f"{path}: is required and missing"
-    return f"{path}: {problem['msg'].removeprefix('Value error, ')}" + _got(problem)
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path}{_separator(message, _fields_at(hint, loc))}{message}{_got(problem)}"
+
+
+def _separator(message: str, fields: list[Any]) -> str:
+    """A dot where the message begins with a field and what it has to be: `balance` + `speed must be positive`."""
+    start = re.match(r"(\w+)(=\S*:|:| must )", message)
+    return "." if start and start[1] in {field.name for field in fields} else ": "
 
 
 def _member(hint: Any, kind: Any) -> Any:

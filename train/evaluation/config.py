@@ -11,3 +11,7 @@ class ValidationConfig:
 
     windows: int = 32
     """Windows of each source; 0 turns validation off."""
+
+    def __post_init__(self) -> None:
+        if self.windows < 0:
+            raise ValueError(f"windows={self.windows}: must not be negative; 0 turns validation off")

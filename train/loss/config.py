@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ class LossConfig:
     liger chooses its own: as many as keep the logits as small as the hidden states of the microbatch."""
 
     def __post_init__(self) -> None:
-        if self.z_loss_weight < 0:
-            raise ValueError(f"z_loss_weight must not be negative, got {self.z_loss_weight}")
+        if not 0 <= self.z_loss_weight < math.inf:  # nor NaN
+            raise ValueError(f"z_loss_weight must not be negative, and be finite, got {self.z_loss_weight}")
         if self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens must be at least 1, got {self.chunk_tokens}")

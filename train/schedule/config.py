@@ -8,6 +8,9 @@ from typing import Literal
 
 from train.schedule.amounts import Tokens
 
+MAX_SCALE = 1000
+MAX_SEQUENCES = 2**31
+
 
 @dataclass(kw_only=True, slots=True)
 class Phase:
@@ -16,6 +19,10 @@ class Phase:
     tokens: Tokens
     """Token budget before `token_scale`."""
 
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tokens={self.tokens}: a phase needs a token budget above 0; leave the phase out")
+
 
 @dataclass(kw_only=True, slots=True)
 class BatchStage:
@@ -23,6 +30,10 @@ class BatchStage:
     """Tokens seen (before `token_scale`) from which on steps have this size; the first stage starts at 0."""
     sequences: int
     """Sequences in a global batch."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.sequences <= MAX_SEQUENCES:
+            raise ValueError(f"sequences must be positive, and at most {MAX_SEQUENCES:,}, got {self.sequences}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,6 +44,10 @@ class Decay:
     """Shape of the way down."""
     floor: float = 0.0
     """Share of the peak rate at the end of the run, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= 1:  # nor NaN
+            raise ValueError(f"floor must lie in 0..1, got {self.floor}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,9 +73,5 @@ class ScheduleConfig:
             raise ValueError("batch: the first stage must start at from_tokens 0")
         if any(later.from_tokens <= earlier.from_tokens for earlier, later in pairwise(self.batch)):
             raise ValueError(f"batch: from_tokens must grow, got {[stage.from_tokens for stage in self.batch]}")
-        if any(stage.sequences < 1 for stage in self.batch):
-            raise ValueError(f"batch: sequences must be positive, got {[stage.sequences for stage in self.batch]}")
-        if self.token_scale <= 0:
-            raise ValueError(f"token_scale must be positive, got {self.token_scale}")
-        if self.decay is not None and not 0 <= self.decay.floor <= 1:
-            raise ValueError(f"decay.floor must lie in 0..1, got {self.decay.floor}")
+        if not 0 < self.token_scale <= MAX_SCALE:  # nor NaN
+            raise ValueError(f"token_scale must be positive, and at most {MAX_SCALE:,}, got {self.token_scale}")

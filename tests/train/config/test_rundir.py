@@ -4,23 +4,50 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
+from train.config.binding import is_classified
+from train.config.check import check, load_run
+from train.config.full import completed
+from train.config.rules.numbers import leaves
 from train.config.rundir import changes, open_run_dir
 
-SETTINGS: dict[str, Any] = {
-    "run": {"name": "a", "stop_after_step": None},
-    "model": {"name": "tiny", "dim": 64},
+COMPOSED: dict[str, Any] = {
+    "run": {"name": "a", "dir": "runs/a"},
+    "model": {
+        "name": "tiny",
+        "vocab_size": 288,
+        "dim": 64,
+        "num_layers": 2,
+        "num_dense_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "head_dim": 8,
+        "dense_hidden_dim": 24,
+        "expert_hidden_dim": 12,
+        "num_experts": 8,
+        "top_k": 2,
+        "sliding_window": 16,
+    },
+    "balance": {"kind": "smebu"},
+    "data": {"kind": "stdlib", "mix": {"general": {"code": 0.5}}},
+    "schedule": {
+        "phases": [{"name": "general", "tokens": "1M"}],
+        "batch": [{"from_tokens": 0, "sequences": 8}],
+    },
     "training": {"seq_len": 256, "local_batch_size": 8},
     "parallelism": {"data_parallel_shard_degree": 2},
     "debug": {"seed": 0, "deterministic": False},
-    "data": {"dir": "data", "mix": {"general": {"code": 0.5}}},
 }
+SETTINGS = completed(COMPOSED)
 
 
 def make_run(run_dir: Path, **changed: Any) -> Any:
@@ -77,6 +104,8 @@ def test_a_checkpoint_binds_without_rows_too(run_dir: Path) -> None:
         ({"debug__seed": 1}, "debug.seed", "0", "1"),  # though debug.* is free
         ({"data__mix": {"general": {"code": 0.9}}}, "data.mix.general.code", "0.5", "0.9"),
         ({"data__mix": None}, "data.mix", "{'general'", "None"),
+        ({"debug__moe_force_load_balance": True}, "debug.moe_force_load_balance", "False", "True"),
+        ({"training__max_norm": 2.0}, "training.max_norm", "1.0", "2.0"),
     ],
 )
 def test_another_configuration_is_refused_and_named(
@@ -113,6 +142,76 @@ def test_where_and_how_it_runs_may_change(run_dir: Path) -> None:
 def test_a_setting_that_appears_or_vanishes_counts_as_none() -> None:
     assert changes({"a": {"b": 1}}, {"a": {"c": 2}}) == [("a.b", 1, None), ("a.c", None, 2)]
     assert changes({"a": None}, {}) == []
+
+
+def store_composed(run_dir: Path) -> None:
+    """As commit 87358bc did: what was composed, without defaults."""
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(COMPOSED))
+
+
+def test_a_default_that_an_older_version_did_not_store_binds_too(run_dir: Path) -> None:
+    store_composed(run_dir)
+    open_run_dir(make_run(run_dir))
+    assert stored(run_dir) == SETTINGS
+    store_composed(run_dir)
+    with pytest.raises(ConfigError, match=r"optimizer\.adamw\.weight_decay: is 0\.2 now, .* was started with 0\.1;"):
+        open_run_dir(make_run(run_dir, optimizer__adamw=SETTINGS["optimizer"]["adamw"] | {"weight_decay": 0.2}))
+
+
+def test_a_stored_key_that_this_version_cannot_read_is_named(run_dir: Path) -> None:
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({**COMPOSED, "balance": {"kind": "smebu", "sped": 1}}))
+    with pytest.raises(ConfigError, match=r"config\.yaml: balance\.sped: unknown key .*; this version cannot read it"):
+        open_run_dir(make_run(run_dir))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no sections of settings"),
+        ("run: {name: a", "cannot be read"),
+        ("run: 3", "holds no sections of settings"),
+        ("run: {name: a}", r"model\.vocab_size: is required and missing"),
+    ],
+)
+def test_a_damaged_configuration_is_named(run_dir: Path, text: str, said: str) -> None:
+    (run_dir / "config.yaml").write_text(text)
+    for opening in (load_run, lambda folder: open_run_dir(make_run(folder))):
+        with pytest.raises(ConfigError, match=rf"run/config\.yaml: {said}"):
+            opening(run_dir)
+    assert (run_dir / "config.yaml").read_text() == text
+
+
+def test_a_run_directory_of_commit_87358bc_opens_and_goes_on(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    copytree(Path(__file__).parent / "run_87358bc", run_dir)
+    (run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert load_run(run_dir).timeline.num_steps == 114
+    open_run_dir(check(compose(["experiment=smoke", f"run.dir={run_dir}"])))
+    assert stored(run_dir)["optimizer"]["adamw"]["betas"] == [0.9, 0.95]
+
+
+@pytest.mark.parametrize("experiment", ["smoke", "balance_study", "trinity_nano", "trinity_large"])
+def test_what_a_folder_says_is_the_full_configuration_and_reads_back_as_itself(experiment: str, tmp_path: Path) -> None:
+    run = check(compose([f"experiment={experiment}", f"run.dir={tmp_path}"]))
+    open_run_dir(run)
+    assert stored(tmp_path) == run.settings == check(stored(tmp_path)).settings
+    assert run.settings["optimizer"]["muon"]["momentum"] == 0.95
+    assert run.settings["schedule"]["phases"][0]["tokens"] in (10 * 10**12, 7 * 10**12, 102_400)
+    assert {"steps", "global_batch_size"}.isdisjoint(run.settings["training"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["activation_checkpoint.kind=memory_budget", "checkpoint.exclude_from_loading=[]"],
+        ["activation_checkpoint.kind=selective", "model.init_std=0.1", "data.max_epochs=3"],
+        ["data=files", "data.sources.web.glob=*.txt"],
+        ["data=shards", "data.sources.web.train=a", "data.mix.stem.web=1", "schedule.decay=null"],
+    ],
+)
+def test_every_setting_is_bound_or_free(overrides: list[str]) -> None:
+    settings = completed(compose(["experiment=smoke", *overrides]))
+    assert [path for path, _ in leaves(settings) if not is_classified(path)] == []
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:

@@ -29,11 +29,18 @@ def vocabulary_fits_the_model(data: AnyData, model: ModelConfig) -> str | None:
     return None
 
 
+_MIX_REMEDY = (
+    "give every phase weights of its sources, data.mix='{phase: {source: 1, other: 2}, ...}', or set data.mix=null: "
+    "sources in proportion to their size"
+)
+
+
 def mix_names_phases_and_sources(data: AnyData, schedule: ScheduleConfig) -> str | None:
     if data.mix is None:
         return None
     phases = [phase.name for phase in schedule.phases]
-    return "; ".join(mix_problems(data.mix, phases, source_names(data))) or None
+    problems = mix_problems(data.mix, phases, source_names(data))
+    return "; ".join([*problems, _MIX_REMEDY]) if problems else None
 
 
 RULES = (

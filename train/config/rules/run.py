@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from torchtitan.components.checkpointer import CheckpointManager
-from torchtitan.config import DebugConfig, TrainingConfig
+from torchtitan.config import CommConfig, DebugConfig, TrainingConfig
+from torchtitan.tools.profiler import Profiler
 
 from train.afmoe.config import ModelConfig
 
+DERIVED = ("training.steps", "training.global_batch_size")
+"""Fields of the engine's sections that follow from the schedule."""
+
 
 def steps_follow_from_the_schedule(settings: dict[str, Any]) -> str | None:
-    derived = [f"training.{key}" for key in ("steps", "global_batch_size") if key in settings["training"]]
+    training = settings.get("training")
+    derived = [path for path in DERIVED if isinstance(training, dict) and path.partition(".")[2] in training]
     if derived:
         return (
             f"{', '.join(derived)}: set by the schedule section, not by hand; "
@@ -41,6 +46,11 @@ def checkpoints_are_resumable(checkpoint: CheckpointManager.Config) -> str | Non
         return (
             "checkpoint.last_save_model_only: must be false; the last checkpoint is a full one, export makes the model"
         )
+    if checkpoint.exclude_from_loading:
+        return (
+            f"checkpoint.exclude_from_loading={checkpoint.exclude_from_loading}: must be empty; a resumed run would go "
+            "on without them, and not say so; checkpoint.initial_load_path starts a new run at the weights alone"
+        )
     if checkpoint.async_mode != "disabled":
         return f"checkpoint.async_mode: got {checkpoint.async_mode!r}, allowed: 'disabled'"
     return None
@@ -50,7 +60,24 @@ def seed_is_set(debug: DebugConfig) -> str | None:
     return "debug.seed: must be a number; weights and data order follow from it" if debug.seed is None else None
 
 
+def collectives_are_real(comm: CommConfig) -> str | None:
+    """torchtitan's other modes pretend, for dry runs: a run would train each rank on its own, and not say so."""
+    if comm.mode != "default":
+        return f"comm.mode={comm.mode}: ranks would not talk to each other as a run needs it; allowed: default"
+    return None
+
+
+def profiles_fit_their_cycle(profiler: Profiler.Config) -> str | None:
+    used = profiler.profiler_warmup + profiler.profiler_active
+    if profiler.enable_profiling and profiler.profile_freq < used:
+        freq = profiler.profile_freq
+        return f"profiler.profile_freq={freq}: must be at least profiler_warmup + profiler_active = {used}"
+    return None
+
+
 RULES = (
+    collectives_are_real,
+    profiles_fit_their_cycle,
     steps_follow_from_the_schedule,
     some_layer_has_experts,
     weights_are_float32,

@@ -1,0 +1,35 @@
+"""The golden files are what is configured."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import golden
+
+
+@pytest.mark.parametrize("experiment", golden.experiments())
+def test_a_recipe_is_the_one_under_review(experiment: str) -> None:
+    difference = golden.difference(experiment, golden.resolved(experiment))
+    assert not difference, f"{difference}\n\nif that is meant: {golden.COMMAND}"
+
+
+def test_every_golden_file_is_of_an_experiment() -> None:
+    assert {path.stem for path in golden.FOLDER.glob("*.txt")} == set(golden.experiments())
+
+
+@pytest.mark.parametrize(
+    ("override", "removed", "added"),
+    [
+        (
+            "optimizer.adamw.weight_decay=0.2",
+            "-optimizer.adamw.weight_decay = 0.1",
+            "+optimizer.adamw.weight_decay = 0.2",
+        ),
+        ("model.num_experts=8", "x96x64", "+layers.*.moe.routed_experts.inner_experts.w1_EFD"),
+        ("schedule.token_scale=1e-7", "-steps          114, 849,920 tokens", "+steps          "),
+    ],
+)
+def test_a_changed_recipe_shows_as_a_diff(override: str, removed: str, added: str) -> None:
+    difference = golden.difference("smoke", golden.resolved("smoke", override))
+    assert removed in difference
+    assert added in difference

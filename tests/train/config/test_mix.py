@@ -1,0 +1,76 @@
+"""What a person sets for a phase is what the phase gets, and nothing is left over from an experiment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data_pipelines.base.compose import compose
+from data_pipelines.base.errors import ConfigError
+from train.config.check import check
+
+MIXED = {
+    "general": {"code": 0.50, "prose": 0.35, "stem": 0.15},
+    "high_quality": {"code": 0.35, "prose": 0.35, "stem": 0.30},
+    "stem": {"code": 0.20, "prose": 0.20, "stem": 0.60},
+}
+FILES = ["data=files", "data.sources.web.glob='texts/*.txt'", "data.sources.papers.glob='papers/*.txt'"]
+
+
+def data(*overrides: str) -> dict[str, Any]:
+    return check(compose(["experiment=smoke", *overrides])).settings["data"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mix"),
+    [
+        ([], MIXED),
+        (["data.mix.stem={stem: 1}"], MIXED | {"stem": {"stem": 1}}),
+        (["+data.mix.stem={stem: 1}"], MIXED | {"stem": {"stem": 1}}),
+        (["++data.mix.stem={stem: 1}"], MIXED | {"stem": {"stem": 1}}),
+        (["data.mix.stem={stem: 1}", "data.mix.stem.code=2"], MIXED | {"stem": {"stem": 1, "code": 2}}),
+        (["data.mix.stem.code=0"], MIXED | {"stem": {"code": 0, "prose": 0.2, "stem": 0.6}}),  # this weight alone
+        (
+            ["data.mix.stem={stem: 1}", "data.mix.general={code: 3}"],
+            MIXED | {"stem": {"stem": 1}, "general": {"code": 3}},
+        ),
+        (["data.mix=null"], None),
+        (
+            ["data.mix={one: {code: 1}}", "schedule.phases=[{name: one, tokens: 10T}]"],
+            {"one": {"code": 1}},
+        ),
+        (["experiment=balance_study"], {name: {name: 1} for name in ("code", "prose", "stem")}),
+    ],
+)
+def test_weights_in_braces_are_all_that_a_phase_has(overrides: list[str], mix: Any) -> None:
+    assert data(*overrides)["mix"] == mix
+
+
+@pytest.mark.parametrize("experiment", ["smoke", "balance_study"])
+def test_other_data_does_not_inherit_the_mix_of_an_experiment(experiment: str) -> None:
+    assert data(f"experiment={experiment}", *FILES)["mix"] is None
+
+
+def test_the_mix_of_own_files_is_what_was_given() -> None:
+    weights = "{web: 1, papers: 3}"
+    mix = data(*FILES, f"data.mix={{general: {weights}, high_quality: {weights}, stem: {{web: 1}}}}")["mix"]
+    assert mix == {"general": {"web": 1, "papers": 3}, "high_quality": {"web": 1, "papers": 3}, "stem": {"web": 1}}
+
+
+def test_a_phase_without_weights_is_named_with_what_to_do() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        data(*FILES, "data.mix.stem={web: 1, papers: 3}")
+    (problem,) = refusal.value.problems
+    assert problem.startswith("data.mix.general: missing, every phase needs weights; data.mix.high_quality: missing")
+    assert problem.endswith("or set data.mix=null: sources in proportion to their size")
+
+
+def test_sources_in_braces_are_all_sources() -> None:
+    sources = data(*FILES, "data.sources={mine: {glob: 'mine/*.txt'}}")["sources"]
+    assert sources == {"mine": {"glob": "mine/*.txt", "text_key": "text"}}
+
+
+def test_phases_are_those_that_were_given() -> None:
+    run = check(compose(["experiment=smoke", "data.mix=null", "schedule.phases=[{name: one, tokens: 10T}]"]))
+    assert [phase.name for phase in run.schedule.phases] == ["one"]

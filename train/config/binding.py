@@ -1,0 +1,134 @@
+"""Which settings make a run what it is, and which may change between two starts of it.
+
+BOUND changes what is computed, or in which order: another value is another run. FREE says where and how it runs, what
+it shows and what it keeps; meshes, kernels and sizes of chunks change the order of sums and nothing else, and are
+compared in the tests. Every setting is in exactly one of the two, which a test asserts: a new one is a decision, not an
+accident. A section is named as a whole where all that it can hold is alike.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+BOUND = (
+    # the model; its name is a label, its attention a kernel
+    "model.vocab_size",
+    "model.dim",
+    "model.num_layers",
+    "model.num_dense_layers",
+    "model.num_heads",
+    "model.num_kv_heads",
+    "model.head_dim",
+    "model.dense_hidden_dim",
+    "model.expert_hidden_dim",
+    "model.num_experts",
+    "model.top_k",
+    "model.num_shared_experts",
+    "model.route_scale",
+    "model.route_norm",
+    "model.sliding_window",
+    "model.global_every",
+    "model.rope_theta",
+    "model.norm_eps",
+    "model.init_std",
+    "model.scale_embedding",
+    "model.max_seq_len",
+    # what each step does to the weights
+    "optimizer.muon.lr",
+    "optimizer.muon.momentum",
+    "optimizer.muon.nesterov",
+    "optimizer.muon.weight_decay",
+    "optimizer.muon.coefficients",
+    "optimizer.muon.ns_dtype",
+    "optimizer.adamw.*",
+    "balance.kind",
+    "balance.speed",
+    "balance.sharpness",
+    "balance.momentum",
+    "balance.sequence_loss_weight",
+    "loss.z_loss_weight",
+    "schedule.*",
+    "training.seq_len",
+    "training.max_norm",
+    "training.dtype",
+    "training.mixed_precision_param",
+    "training.mixed_precision_reduce",
+    # which tokens it sees
+    "data.kind",
+    "data.mix*",
+    "data.max_epochs",
+    "data.intra_document",
+    "data.vocab_size",
+    "data.tokenizer",
+    "data.held_out",  # what is held out is not trained on
+    "data.sources*",
+    # where it starts
+    "debug.seed",
+    "checkpoint.initial_load_path",
+    "checkpoint.exclude_from_loading*",  # what it leaves out would start anew
+    # experts get tokens in turn, whatever the router says
+    "debug.moe_force_load_balance",
+)
+"""Patterns of paths; `*` is anything that follows."""
+
+FREE = (
+    "run.name",
+    "run.dir",
+    "run.stop_after_step",  # the schedule stays that of the whole run
+    "model.name",
+    "model.attention",
+    "optimizer.muon.exchange_mib",  # matrices a round of the exchange, each whole
+    "balance.alarm.*",  # it watches
+    "loss.kernel",
+    "loss.chunk_tokens",
+    "data.dir",  # the fingerprint of the tokens is compared, wherever they lie
+    "training.local_batch_size",  # at most; the schedule has the batch
+    "training.enable_cpu_offload",
+    "training.disable_cuda_graphs",
+    "training.gc_freq",
+    "training.gc_debug",
+    "parallelism.*",
+    "checkpoint.enable",
+    "checkpoint.folder",
+    "checkpoint.interval",
+    "checkpoint.initial_load_model_only",  # of the first start only, and bound with its path
+    "checkpoint.initial_load_in_hf",
+    "checkpoint.initial_load_in_hf_quantized",
+    "checkpoint.last_save_model_only",
+    "checkpoint.last_save_in_hf",
+    "checkpoint.export_dtype",
+    "checkpoint.keep_latest_k",
+    "checkpoint.load_step",
+    "checkpoint.enable_first_step_checkpoint",
+    "checkpoint.create_seed_checkpoint",
+    "checkpoint.load_only",
+    "checkpoint.async_mode",
+    "activation_checkpoint.*",  # computes the same activations again
+    "compile.*",
+    "comm.*",
+    "debug.spmd_typechecking",
+    "debug.deterministic",
+    "debug.deterministic_warn_only",
+    "debug.detect_anomaly",
+    "debug.batch_invariant",
+    "debug.print_config",
+    "debug.save_config_file",
+    "debug.enable_structured_logging",
+    "profiler.*",
+    "metrics.*",
+    "validation.windows",  # reads weights, changes none; its rows say how it was at the time
+)
+
+
+def is_bound(path: str) -> bool:
+    """Whether another value would make another run. An unknown setting does: better refused than mixed up."""
+    return _matches(path, BOUND) or not _matches(path, FREE)
+
+
+def is_classified(path: str) -> bool:
+    """Whether exactly one of the two tables names the setting."""
+    return _matches(path, BOUND) != _matches(path, FREE)
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)

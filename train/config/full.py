@@ -1,0 +1,61 @@
+"""Typed sections -> plain containers again, defaults included: what config.yaml and W&B get, and what is compared.
+
+Token amounts are whole numbers there, whatever the user wrote, so two ways of writing one configuration are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from data_pipelines.base.errors import ConfigError
+from train.config.recompute import RecomputeConfig, kind_of
+from train.config.rules.run import DERIVED
+from train.config.run import Sections
+from train.config.sections import adapter, section_types, validate
+
+
+def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of every section by name, in the order of their declaration; `check` reads it back as the same.
+
+    sections: section name -> object, as `validate` returns them. What follows from other sections is left out.
+    """
+    hints = section_types(Sections)
+    settings = {name: _dump(sections[name], hint) for name, hint in hints.items() if name in sections}
+    for section, key in (path.split(".") for path in DERIVED):
+        settings.get(section, {}).pop(key, None)
+    return settings
+
+
+def read_stored(run_dir: Path) -> dict[str, Any]:
+    """What the config.yaml of a run directory holds, as it is. Raises ConfigError where it holds no settings."""
+    path = run_dir / "config.yaml"
+    try:
+        stored: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError([f"{path}: cannot be read ({error})"]) from error
+    if not stored or not isinstance(stored, dict) or not all(isinstance(section, dict) for section in stored.values()):
+        raise ConfigError([f"{path}: holds no sections of settings; it is not the file that a run wrote"])
+    return stored
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were stored, perhaps by an older version without its defaults, as this version's full ones.
+
+    Rules across sections are not asked: what was stored has run. Raises ConfigError with each key that this version
+    does not know or does not accept.
+    """
+    sections, problems = validate(settings, section_types(Sections))
+    if problems:
+        raise ConfigError(problems)
+    return full_settings(sections)
+
+
+def _dump(section: Any, hint: Any) -> dict[str, Any]:
+    kind = {"kind": kind_of(section)} if hint == RecomputeConfig else {}
+    return kind | ({} if section is None else adapter(type(section)).dump_python(section, mode="json"))
