@@ -2,7 +2,7 @@
 
     python -m data_pipelines.explain runs/smoke --step 41
 
-Works from the configuration in the run's folder: the plan is a pure function, so nothing was logged for this. Where
+Works from plan.json in the run's folder: the plan is a pure function, so nothing was logged for this. Where
 metrics.jsonl has the step, the digest of the tokens found is compared with the one that training recorded.
 """
 
@@ -18,9 +18,8 @@ from pathlib import Path
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
-from data_pipelines.prepare import prepare
+from data_pipelines.plan.record import read_data_record
 from data_pipelines.shards.reader import Source, open_train
-from train.loop.data import build_plan
 
 
 def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterator[str]:
@@ -74,14 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def explain(run_dir: Path, number: int) -> int:
-    from train.config.check import load_run  # imports the engine: seconds that --help should not take
-
-    run = load_run(run_dir)
-    step = run.timeline.step(number)
-    prepared = prepare(run.data)
-    plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
-    sources = open_train(prepared)
-    windows = range(step.first_window, step.first_window + step.num_windows)
+    """Prints the documents of step `number`. Raises DataError where the run's data are not what they were."""
+    record = read_data_record(run_dir)
+    plan, windows = record.plan, record.ramp.windows(number)
+    sources = open_train(record.prepared)
     for g in windows:
         print(*explain_window(plan, sources, g), sep="\n")
     print(*explain_ledger(plan, windows.stop), sep="\n")

@@ -71,7 +71,7 @@ def check(overrides: list[str]) -> Run:
 def prepare_data(run: Run) -> None:
     """Done here, and not left to the ranks, for its progress bar and because they would all wait for one of them."""
     announce(f"data: {run.data.kind}")
-    from data_pipelines.prepare import prepare
+    from data_pipelines.corpora.preparation import prepare
 
     try:
         prepare(run.data)

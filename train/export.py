@@ -114,7 +114,7 @@ def _replace_folder(finished: Path, out: Path) -> None:
 
 
 def _tokenizer_dir(run: Run) -> Path:
-    from data_pipelines.prepare import prepare
+    from data_pipelines.corpora.preparation import prepare
 
     return Path(prepare(run.data).tokenizer_dir)
 

@@ -17,8 +17,8 @@ from torchtitan.components.dataloader import BaseDataLoader
 
 from data_pipelines.batches.windows import split_window, window_hash
 from data_pipelines.plan.plan import Plan
-from data_pipelines.shards.config import Prepared
 from data_pipelines.shards.manifest import DataError
+from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.reader import Source, open_held_out, open_train
 
 Batch = tuple[dict[str, Tensor], Tensor]

@@ -7,8 +7,8 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from data_pipelines.corpora.files import FilesData
+from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData
-from data_pipelines.shards.config import ShardsData
 
 AnyData: TypeAlias = StdlibData | FilesData | ShardsData
 

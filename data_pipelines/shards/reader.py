@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.shards.config import Prepared
 from data_pipelines.shards.manifest import Manifest, VerifiedFile, join
+from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.writer import ENDS, NAMES, TOKENS
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.explain import explain_ledger, explain_window, main, recorded_digest, step_digest
-from data_pipelines.shards.config import Prepared, ShardSource
+from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.shards.reader import open_train
 from tests.data_pipelines.batches.test_loader import L, loader_of, plan_of
 from tests.data_pipelines.conftest import MakeShards

@@ -13,10 +13,11 @@ from data_pipelines import prepare as module
 from data_pipelines.corpora.files import FilesData, FileSource
 from data_pipelines.corpora.find import stored_file
 from data_pipelines.corpora.kinds import DataConfig, source_names
+from data_pipelines.corpora.preparation import prepare
+from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData
-from data_pipelines.prepare import prepare
-from data_pipelines.shards.config import Prepared, ShardsData, ShardSource
 from data_pipelines.shards.manifest import DataError, Manifest
+from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.shards.reader import Source, open_held_out, open_train
 from data_pipelines.tokenize import main as tokenize
 from data_pipelines.tokenize import tokenize_files

@@ -13,9 +13,9 @@ import pytest
 
 from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT
 from data_pipelines.corpora.files import FilesData, FileSource
-from data_pipelines.prepare import prepare
-from data_pipelines.shards.config import Prepared
+from data_pipelines.corpora.preparation import prepare
 from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.writer import ShardWriter
 from tests.train.runs import Kill, Result, read_rows, run
 from train.checkpoint.commits import committed_steps

@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.sections import adapter, section_types, validate
 from train.config.recompute import RecomputeConfig, kind_of
 from train.config.rules.run import DERIVED
 from train.config.run import Sections
-from train.config.sections import adapter, section_types, validate
 
 
 def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:

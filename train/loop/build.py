@@ -6,8 +6,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
-from data_pipelines.prepare import prepare
+from data_pipelines.corpora.preparation import prepare
+from data_pipelines.plan.record import record_data
 from train.afmoe.spec import model_spec
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.initial import check_initial
@@ -24,6 +26,9 @@ def trainer_config(run: Run) -> Trainer.Config:
     """Raises ConfigError, ValueError or OSError where settings and data do not go together."""
     prepared = prepare(run.data)
     check_tokenizer(prepared, run.model)
+    plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
+    if is_rank_0():
+        record_data(run.run_dir, plan, prepared, run.timeline.ramp)
     return Trainer.Config(
         run=run,
         held_out=held_out(run, prepared),
@@ -34,7 +39,7 @@ def trainer_config(run: Run) -> Trainer.Config:
         lr_scheduler=TimelineSchedule.Config(timeline=run.timeline),
         loss=CrossEntropyZLoss.Config(section=run.loss),
         dataloader=PlanLoader.Config(
-            plan=build_plan(run.data, prepared, run.timeline, seed=run.seed),
+            plan=plan,
             prepared=prepared,
             intra_document=run.data.intra_document,
             vocab_size=run.model.vocab_size,

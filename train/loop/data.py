@@ -6,7 +6,7 @@ from data_pipelines.base.errors import ConfigError
 from data_pipelines.batches.loader import held_out_windows
 from data_pipelines.corpora.kinds import AnyData
 from data_pipelines.plan.plan import Plan, PlanSource, make_plan
-from data_pipelines.shards.config import Prepared
+from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.reader import open_train
 from data_pipelines.tokenizer.encoder import TextEncoder
 from train.afmoe.config import ModelConfig

@@ -18,6 +18,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from data_pipelines.plan.ramp import Ramp, Stage
 from train.schedule.config import ScheduleConfig
 
 
@@ -44,14 +45,6 @@ class Step(NamedTuple):
     lr_factor: float
 
 
-class _Stage(NamedTuple):
-    """A run of equal steps, worked out."""
-
-    first_step: int
-    first_window: int
-    batch: int
-
-
 @dataclass(frozen=True)
 class Timeline:
     """The whole run, laid out. Raises ValueError where phases are shorter than a window or the run than a step."""
@@ -64,7 +57,8 @@ class Timeline:
     num_steps: int = field(init=False)
     num_windows: int = field(init=False)
     """Windows that are trained: the budget less a rest smaller than `quantum`."""
-    _stages: tuple[_Stage, ...] = field(init=False, repr=False)
+    ramp: Ramp = field(init=False, repr=False)
+    """Which windows each step trains on."""
 
     def __post_init__(self) -> None:
         edges = [0, *(self._to_windows(total) for total in accumulate(p.tokens for p in self.schedule.phases))]
@@ -78,10 +72,9 @@ class Timeline:
             )
         object.__setattr__(self, "phase_windows", phase_windows)
         object.__setattr__(self, "num_windows", num_windows)
-        object.__setattr__(self, "_stages", tuple(self._lay_stages(num_windows)))
-        last = self._stages[-1]
-        num_steps = last.first_step + -(-(num_windows - last.first_window) // last.batch) - 1
-        object.__setattr__(self, "num_steps", num_steps)
+        ramp = Ramp(stages=tuple(self._lay_stages(num_windows)), num_windows=num_windows)
+        object.__setattr__(self, "ramp", ramp)
+        object.__setattr__(self, "num_steps", ramp.num_steps)
 
     @property
     def quantum(self) -> int:
@@ -102,21 +95,17 @@ class Timeline:
     @property
     def ramp_steps(self) -> tuple[int, ...]:
         """First step of each batch size."""
-        return tuple(stage.first_step for stage in self._stages)
+        return tuple(stage.first_step for stage in self.ramp.stages)
 
     def step(self, number: int) -> Step:
         """Step `number`, counted from 1."""
-        if not 1 <= number <= self.num_steps:
-            raise ValueError(f"step {number} is outside of 1..{self.num_steps}")
-        stage = self._stages[bisect_right(self._stages, number, key=lambda s: s.first_step) - 1]
-        first = stage.first_window + (number - stage.first_step) * stage.batch
-        size = min(stage.batch, self._stage_end(stage) - first)
-        return Step(number, first, size, self.phase_of(first), self.lr_factor(first + size / 2))
+        windows = self.ramp.windows(number)
+        middle = windows.start + len(windows) / 2
+        return Step(number, windows.start, len(windows), self.phase_of(windows.start), self.lr_factor(middle))
 
     def step_of(self, window: int) -> int:
         """Number of the step that trains on global window `window`."""
-        stage = self._stages[bisect_right(self._stages, window, key=lambda s: s.first_window) - 1]
-        return stage.first_step + (window - stage.first_window) // stage.batch
+        return self.ramp.step_of(window)
 
     def phase_of(self, window: int) -> str:
         """Name of the phase that global window `window` belongs to."""
@@ -145,18 +134,14 @@ class Timeline:
     def _to_windows(self, tokens: int) -> int:
         return math.floor(self._scaled(tokens))
 
-    def _lay_stages(self, num_windows: int) -> list[_Stage]:
+    def _lay_stages(self, num_windows: int) -> list[Stage]:
         """A stage starts with the first step that begins at or after its `from_tokens`."""
-        stages = [_Stage(1, 0, self.schedule.batch[0].sequences)]
+        stages = [Stage(1, 0, self.schedule.batch[0].sequences)]
         for later in self.schedule.batch[1:]:
             current = stages[-1]
             num_steps = max(0, math.ceil((self._scaled(later.from_tokens) - current.first_window) / current.batch))
             first_window = current.first_window + num_steps * current.batch
             if first_window >= num_windows:
                 break
-            stages.append(_Stage(current.first_step + num_steps, first_window, later.sequences))
+            stages.append(Stage(current.first_step + num_steps, first_window, later.sequences))
         return stages
-
-    def _stage_end(self, stage: _Stage) -> int:
-        following = self._stages[self._stages.index(stage) + 1 :]
-        return following[0].first_window if following else self.num_windows

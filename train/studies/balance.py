@@ -175,7 +175,7 @@ def open_case(rule: str, out: Path, overrides: list[str]) -> Case:
 
 def prepare_data(run: Run) -> None:
     """Done here, for its progress bar, and because all runs would wait for one of them."""
-    from data_pipelines.prepare import prepare
+    from data_pipelines.corpora.preparation import prepare
 
     try:
         prepare(run.data)

@@ -9,8 +9,8 @@ from data_pipelines.batches.loader import PlanLoader, held_out_windows
 from data_pipelines.batches.windows import IGNORE, window_hash
 from data_pipelines.corpora.files import FilesData
 from data_pipelines.plan.plan import Plan
-from data_pipelines.shards.config import Prepared, ShardSource
 from data_pipelines.shards.manifest import DataError
+from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.shards.reader import open_train
 from tests.data_pipelines.conftest import MakeShards, random_documents
 from train.loop.data import build_plan

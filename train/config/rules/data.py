@@ -5,8 +5,8 @@ from __future__ import annotations
 from torchtitan.config import TrainingConfig
 
 from data_pipelines.corpora.kinds import AnyData, source_names
+from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.plan.plan import mix_problems
-from data_pipelines.shards.config import ShardsData
 from train.afmoe.config import ModelConfig
 from train.schedule.config import ScheduleConfig
 

@@ -1,0 +1,56 @@
+"""plan.json: what a run directory keeps of its data, so that a step can be explained without the trainer.
+
+Written whole or not at all. The plan is a pure function of what is in it, and its hash is checked when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from data_pipelines.plan.plan import Plan
+from data_pipelines.plan.ramp import Ramp
+from data_pipelines.shards.manifest import DataError
+from data_pipelines.shards.prepared import Prepared
+
+FILE_NAME = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """The data of a run: which windows, in which order, out of which shards, in which steps."""
+
+    plan: Plan
+    hash: str
+    """Of the plan, as a checkpoint has it."""
+    prepared: Prepared
+    ramp: Ramp
+
+
+def record_data(run_dir: Path, plan: Plan, prepared: Prepared, ramp: Ramp) -> None:
+    """Writes <run_dir>/plan.json; the same again where it is there already."""
+    record = DataRecord(plan=plan, hash=plan.hash, prepared=prepared, ramp=ramp)
+    partial = run_dir / f"{FILE_NAME}.{os.getpid()}.tmp"
+    partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, run_dir / FILE_NAME)
+
+
+def read_data_record(run_dir: Path) -> DataRecord:
+    """Raises DataError where there is none, or where it is damaged."""
+    path = run_dir / FILE_NAME
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: {run_dir} is no run directory, has not begun, or is of an earlier version; "
+            "starting the run again writes it"
+        )
+    try:
+        record = TypeAdapter(DataRecord).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged ({error.errors()[0]['msg']}); starting the run again writes it") from error
+    if record.plan.hash != record.hash:
+        raise DataError(f"{path} is damaged: its plan has hash {record.plan.hash}, not {record.hash} as recorded")
+    return record
