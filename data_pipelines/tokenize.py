@@ -3,27 +3,35 @@
     python -m data_pipelines.tokenize --input 'corpus/*.jsonl.gz' --tokenizer data/tok --out s3://bucket/corpus
 
 Each input file becomes one shard, so the bytes do not depend on the number of workers; a folder without manifest.json
-is not finished. To use the result: `data=shards data.tokenizer=... data.sources.web.train=URI`.
+is not finished, and the same command goes on with the files that are still to do. To use the result:
+`data=shards data.tokenizer=... data.sources.web.train=URI`.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
+from typing import NamedTuple
 
+import tokenizers
+import xxhash
 from tqdm import tqdm
 
+from data_pipelines.base.errors import RUN_EXIT, RunError, fail
+from data_pipelines.base.workers import run_in_workers
 from data_pipelines.corpora import Document
-from data_pipelines.corpora.files import find_files, read_documents
+from data_pipelines.corpora.find import StoredFile, find_files
+from data_pipelines.corpora.text import read_documents
+from data_pipelines.shards.finished import forget_finished, load_finished, save_finished
 from data_pipelines.shards.manifest import Manifest, ShardRecord
 from data_pipelines.shards.writer import ShardWriter, token_dtype
 from data_pipelines.tokenizer.encoder import TextEncoder
 
 BATCH_CHARS = 2**20  # texts handed to the tokenizer at a time; it spreads them over its threads
+GOES_ON = "Finished shards are kept; the same command goes on with the others."
 
 
 def write_shard(
@@ -56,33 +64,68 @@ def write_manifest(uri: str, encoder: TextEncoder, shards: Iterable[ShardRecord]
 
 
 def tokenize_files(
-    files: dict[str, str], tokenizer: str, uri: str, *, text_key: str = "text", workers: int = 1
+    files: Mapping[str, StoredFile], tokenizer: str, uri: str, *, text_key: str = "text", workers: int = 1
 ) -> Manifest:
-    """One shard a file, named 00000, 00001, ... in the order of `files`: document name -> URI."""
+    """One shard a file, named 00000, 00001, ... in the order of `files`: document name -> file.
+
+    Shards that an earlier call finished from the same files are kept. Raises ValueError for a folder that holds a
+    manifest and for what cannot be read as documents, RunError if a worker process is killed, OSError for a store.
+    """
     if Manifest.exists(uri):
         raise ValueError(f"{uri} holds shards already; choose another folder or delete that one")
-    encoder = _encoder(tokenizer)
-    job = partial(_tokenize_file, tokenizer=tokenizer, uri=uri, text_key=text_key)
-    jobs = [(f"{number:05}", name, file) for number, (name, file) in enumerate(files.items())]
-    bar = partial(tqdm, total=len(jobs), desc="tokenise", unit="file")
-    if workers == 1:
-        return write_manifest(uri, encoder, [job(item) for item in bar(jobs)])
-    with multiprocessing.get_context("spawn").Pool(workers, _work_alone) as pool:
-        return write_manifest(uri, encoder, bar(pool.imap(job, jobs)))
+    encoder = TextEncoder(tokenizer)
+    jobs = {
+        str(file): _Job(f"{number:05}", name, file, _made_from(name, file, text_key, encoder))
+        for number, (name, file) in enumerate(files.items())
+    }
+    finished = {job.shard: load_finished(uri, job.shard, job.made_from) for job in jobs.values()}
+    records = {shard: record for shard, record in finished.items() if record}
+    jobs = {label: job for label, job in jobs.items() if job.shard not in records}
+    run = partial(_tokenize_file, tokenizer=tokenizer, uri=uri, text_key=text_key)
+    with tqdm(total=len(files), initial=len(records), desc="tokenise", unit="file") as bar:
+
+        def done(_: str, record: ShardRecord) -> None:
+            records[record.name] = record
+            bar.update()
+
+        if workers == 1:
+            for label, job in jobs.items():
+                done(label, run(job))
+        else:
+            run_in_workers(run, jobs, done, workers=workers, start=_work_alone)
+    manifest = write_manifest(uri, encoder, [records[shard] for shard in finished])
+    forget_finished(uri)
+    return manifest
+
+
+class _Job(NamedTuple):
+    shard: str
+    name: str
+    file: StoredFile
+    made_from: str
+
+
+def _made_from(name: str, file: StoredFile, text_key: str, encoder: TextEncoder) -> str:
+    """Hash of all that determines a shard's bytes; of the input its place, size and time, or its store's tag."""
+    parts = (name, file.uri, file.fs.ukey(file.path), text_key, encoder.hash, str(encoder.eos_id))
+    text = "\0".join((*parts, tokenizers.__version__))
+    return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
 
 
 def _work_alone() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process a core beats threads inside one tokenizer
 
 
-def _tokenize_file(file: tuple[str, str, str], *, tokenizer: str, uri: str, text_key: str) -> ShardRecord:
-    shard, name, source = file
-    return write_shard(read_documents(source, name, text_key), _encoder(tokenizer), uri=uri, name=shard)
+def _tokenize_file(job: _Job, *, tokenizer: str, uri: str, text_key: str) -> ShardRecord:
+    documents = read_documents(job.file, job.name, text_key)
+    record = write_shard(documents, _encoder(tokenizer), uri=uri, name=job.shard)
+    save_finished(uri, record, job.made_from)
+    return record
 
 
 @cache  # a worker loads its tokenizer once, not once a file
 def _encoder(folder: str) -> TextEncoder:
-    return TextEncoder(folder)
+    return TextEncoder(folder, quiet=True)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -106,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", required=True, metavar="GLOB", help="text or *.jsonl(.gz) files, path or fsspec URI")
+    parser.add_argument("--input", required=True, metavar="GLOB", help="text and JSONL files, path or fsspec URI")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of a Hugging Face tokenizer")
     parser.add_argument("--out", required=True, metavar="URI", help="folder for the shards, path or fsspec URI")
     parser.add_argument("--text-key", default="text", metavar="KEY", help="field of the text in JSONL (default: text)")
@@ -116,8 +159,12 @@ def main(arguments: list[str] | None = None) -> int:
         files = find_files(args.input, setting="--input")
         manifest = tokenize_files(files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers))
     except (ValueError, OSError) as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 1
+        return fail([str(err)], 1)
+    except RunError as err:
+        return fail([f"{err}. {GOES_ON}"], RUN_EXIT)
+    except KeyboardInterrupt:
+        print(f"stopped. {GOES_ON}", file=sys.stderr)
+        return 130
     print(f"{args.out}: {manifest.num_tokens:,} tokens in {manifest.num_documents:,} documents")
     return 0
 

@@ -1,23 +1,18 @@
-"""A user's own files as a corpus: *.jsonl and *.jsonl.gz hold a document a line, every other file is one document.
-
-Patterns and paths are fsspec's, so they may be local or on an object store.
-"""
+"""A user's own files as a corpus. Which files a pattern means is in find.py, how they become documents in text.py."""
 
 from __future__ import annotations
 
-import json
-import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import IO, Literal, cast
+from typing import Literal
 
-import fsspec
 import xxhash
 
 from data_pipelines.corpora import Corpus, Document
 from data_pipelines.corpora.config import CorpusOptions
-from data_pipelines.shards.storage import locate
+from data_pipelines.corpora.find import StoredFile, find_files
+from data_pipelines.corpora.text import read_documents
 
 
 def files_corpus(sources: Mapping[str, FileSource]) -> Corpus:
@@ -30,64 +25,21 @@ def files_fingerprint(sources: Mapping[str, FileSource]) -> str:
     state = xxhash.xxh3_128()
     for name, files in sorted(_find(sources).items()):
         state.update(f"{name}\0{sources[name].text_key}\0".encode())
-        for uri in files.values():
-            fs, path = locate(uri)
-            state.update(f"{uri}\0{fs.ukey(path)}\0".encode())
+        for file in files.values():
+            state.update(f"{file.uri}\0{file.fs.ukey(file.path)}\0".encode(errors="surrogateescape"))
     return state.hexdigest()
 
 
-def find_files(pattern: str, *, setting: str) -> dict[str, str]:
-    """Name -> URI of the files that match, sorted. Raises ValueError, naming the `setting`, if there is none.
-
-    Names start below the deepest folder that holds all of them, so they stay the same where a corpus is moved.
-    """
-    fs, path = locate(pattern)
-    found = sorted(match for match in fs.glob(path) if fs.isfile(match))
-    if not found:
-        raise ValueError(
-            f"no file matches {setting}={pattern!r} (looked for {path}); "
-            "correct the pattern, which starts in the current folder if it is relative"
-        )
-    folder = posixpath.commonpath([posixpath.dirname(match) for match in found])
-    return {posixpath.relpath(match, folder): fs.unstrip_protocol(match) for match in found}
-
-
-def read_documents(uri: str, name: str, text_key: str = "text") -> Iterator[Document]:
-    """The documents of one file: `name`, or `name:line` where there is one a line.
-
-    Raises ValueError with file and line for JSON that is broken or has no such text.
-    """
-    with cast(IO[str], fsspec.open(uri, "rt", encoding="utf-8", errors="replace", compression="infer")) as file:
-        if not uri.endswith((".jsonl", ".jsonl.gz")):
-            yield Document(name, file.read())
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield Document(f"{name}:{number}", _text(line, text_key, f"{uri}, line {number}"))
-
-
-def _find(sources: Mapping[str, FileSource]) -> dict[str, dict[str, str]]:
+def _find(sources: Mapping[str, FileSource]) -> dict[str, dict[str, StoredFile]]:
     """Source name -> its files."""
     if not sources:
         raise ValueError("data.sources is empty; name one: data.sources.web.glob='my/texts/*.txt'")
     return {name: find_files(source.glob, setting=f"data.sources.{name}.glob") for name, source in sources.items()}
 
 
-def _documents(files: Mapping[str, str], text_key: str) -> Iterator[Document]:
-    for name, uri in files.items():
-        yield from read_documents(uri, name, text_key)
-
-
-def _text(line: str, text_key: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except ValueError as err:
-        raise ValueError(f"{where}: not JSON ({err})") from err
-    text = record.get(text_key) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        fields = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise ValueError(f"{where}: expected text under {text_key!r}, got {fields}; set text_key")
-    return text
+def _documents(files: Mapping[str, StoredFile], text_key: str) -> Iterator[Document]:
+    for name, file in files.items():
+        yield from read_documents(file, name, text_key)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,9 +47,10 @@ class FileSource:
     """Documents in files."""
 
     glob: str
-    """Files of the source: a local pattern or any fsspec URI, `s3://bucket/web/**/*.jsonl.gz`."""
+    """Files of the source: a local pattern or any fsspec URI, `s3://bucket/web/**/*.jsonl.gz`. Read from .jsonl and
+    .ndjson, a document a line, and from any other UTF-8 text, one document; each may be packed (.gz, .bz2, .xz)."""
     text_key: str = "text"
-    """Field that holds the text in *.jsonl and *.jsonl.gz; every other file is one document."""
+    """Field that holds the text in .jsonl and .ndjson."""
 
 
 @dataclass(kw_only=True, slots=True)

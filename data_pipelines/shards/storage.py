@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 
 def locate(uri: str) -> tuple[Any, str]:
     """The file system of `uri` and the path in it. Raises ValueError for a store that is unknown or not installed.
 
+    What names no store is a local path, whatever its characters: fsspec would take `File::Spec` for a chain of stores.
     Any: fsspec's annotations leave the results of its file systems open.
     """
+    if "://" not in uri.removeprefix("file://"):
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(uri)
     try:
         return url_to_fs(uri)
     except ImportError as error:  # "Install s3fs to access S3"

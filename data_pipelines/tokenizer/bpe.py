@@ -1,4 +1,10 @@
-"""A byte-level BPE that cuts text as Trinity's does: trained, and saved as a Hugging Face folder."""
+"""A byte-level BPE that cuts text as Trinity's does: trained, and saved as a Hugging Face folder.
+
+Text is cut before merging as Trinity's tokenizer does (arXiv 2602.17004): digits into groups of three from the right,
+so that 1234567 is 1|234|567; runs of scripts that have no spaces; then words, punctuation and white space. Each rule
+cuts what the rules before it left as if there were nothing around it: spaces before a digit end their piece, and stay
+together. Every text has a tokenisation and comes back from it byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +40,20 @@ _WORD = (  # the pattern of DeepSeek-V3
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+_RULES = (_DIGIT_RUN, _DIGIT_GROUP, _NO_SPACES, _WORD)
+
+# Each merge inside of a word moves the rest of the word, so that a word without an end (a genome, a page of base64)
+# would take quadratic time in training: 400,000 letters ran for minutes. Encoding takes n log n and is not cut.
+_LONGEST_WORD_IN_TRAINING = r"[\s\S]{1,1024}"
+
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer with at most `vocab_size` ids, special tokens first. The same texts give the same tokenizer."""
+    """A tokenizer with at most `vocab_size` ids, special tokens first. The same texts give the same tokenizer.
+
+    Words of more than 1,024 characters are learnt from in pieces of that length; nothing else differs for them.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(rule), "isolated") for rule in (_DIGIT_RUN, _DIGIT_GROUP, _NO_SPACES, _WORD)]
-        + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    tokenizer.pre_tokenizer = _cut_by(*_RULES, _LONGEST_WORD_IN_TRAINING)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -50,7 +62,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = _cut_by(*_RULES)
     return tokenizer
+
+
+def _cut_by(*rules: str) -> pre_tokenizers.PreTokenizer:
+    cuts = [pre_tokenizers.Split(Regex(rule), "isolated") for rule in rules]
+    return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines import prepare as module
 from data_pipelines.corpora.files import FilesData, FileSource
+from data_pipelines.corpora.find import stored_file
 from data_pipelines.corpora.kinds import DataConfig, source_names
 from data_pipelines.corpora.stdlib import StdlibData
 from data_pipelines.prepare import prepare
@@ -185,7 +186,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, tokenizer_dir: Path, cap
 
 def test_shards_are_never_overwritten(tmp_path: Path, tokenizer_dir: Path):
     write_texts(tmp_path / "texts")
-    files = {"a.jsonl": str(tmp_path / "texts/a.jsonl")}
+    files = {"a.jsonl": stored_file(str(tmp_path / "texts/a.jsonl"))}
     tokenize_files(files, str(tokenizer_dir), str(tmp_path / "out"))
     with pytest.raises(ValueError, match="holds shards already; choose another folder or delete that one"):
         tokenize_files(files, str(tokenizer_dir), str(tmp_path / "out"))
@@ -194,7 +195,9 @@ def test_shards_are_never_overwritten(tmp_path: Path, tokenizer_dir: Path):
 def test_empty_documents_only_are_nothing_to_train_on(tmp_path: Path, tokenizer_dir: Path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="the documents are all empty"):
-        tokenize_files({"empty.txt": str(tmp_path / "empty.txt")}, str(tokenizer_dir), str(tmp_path / "out"))
+        tokenize_files(
+            {"empty.txt": stored_file(str(tmp_path / "empty.txt"))}, str(tokenizer_dir), str(tmp_path / "out")
+        )
 
 
 def test_kind_chooses_the_class_and_unknown_keys_are_refused():

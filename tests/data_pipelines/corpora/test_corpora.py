@@ -10,8 +10,10 @@ import fsspec
 import pytest
 
 from data_pipelines.corpora import Document
-from data_pipelines.corpora.files import FileSource, files_corpus, files_fingerprint, find_files, read_documents
+from data_pipelines.corpora.files import FileSource, files_corpus, files_fingerprint
+from data_pipelines.corpora.find import find_files, stored_file
 from data_pipelines.corpora.stdlib import split_docstrings, stdlib_corpus, stdlib_fingerprint
+from data_pipelines.corpora.text import read_documents
 
 MODULE = '''"""About the module."""
 import os
@@ -95,7 +97,7 @@ def test_the_standard_library_is_read_in_the_same_order_every_time(stdlib: dict[
 def write_corpus(folder: Path) -> None:
     (folder / "sub").mkdir(parents=True)
     (folder / "a.txt").write_text("first")
-    (folder / "sub/b.md").write_bytes(b"bad \xff byte")
+    (folder / "sub/b.md").write_text("naïve")
     lines = [{"text": "one", "body": "eins"}, {"text": "two", "body": "zwei"}]
     (folder / "c.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     (folder / "d.jsonl.gz").write_bytes(gzip.compress(json.dumps(lines[0]).encode()))
@@ -110,7 +112,7 @@ def test_files_are_documents_and_jsonl_lines_are_documents(tmp_path: Path):
         Document("c.jsonl:1", "one"),
         Document("c.jsonl:2", "two"),
         Document("d.jsonl.gz:1", "one"),
-        Document("sub/b.md", "bad \ufffd byte"),
+        Document("sub/b.md", "naïve"),
     ]
     assert [document.text for document in corpus["de"]()] == ["eins", "zwei"]
 
@@ -155,7 +157,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, messa
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "good"}\n' + line + "\n")
     with pytest.raises(ValueError, match=rf"x\.jsonl, {message}"):
-        list(read_documents(str(path), "x.jsonl"))
+        list(read_documents(stored_file(str(path)), "x.jsonl"))
 
 
 def test_the_fingerprint_follows_files_and_settings(tmp_path: Path):

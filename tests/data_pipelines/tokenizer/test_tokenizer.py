@@ -2,11 +2,17 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from data_pipelines.corpora.stdlib import ROOT
+from data_pipelines.tokenizer import bpe
 from data_pipelines.tokenizer.bpe import SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 from data_pipelines.tokenizer.encoder import TextEncoder
 from tests.data_pipelines.conftest import TEXTS
@@ -57,6 +63,43 @@ def test_digits_are_grouped_by_three_from_the_right():
     assert tokenizer.encode("1234567").tokens == ["1", "234", "567"]
 
 
+@pytest.mark.parametrize("before", ["", "a", "x =", "\n", "工"])
+def test_spaces_before_a_digit_stay_together(before: str):
+    """Digits are cut out first, so that nothing follows the spaces: `\\s+(?!\\S)` takes all of them. Before a word the
+    last space goes to the word."""
+    pieces = train_tokenizer(["a"], vocab_size=300).pre_tokenizer.pre_tokenize_str
+    assert [piece for piece, _ in pieces(f"{before}   12")][-2:] == ["ĠĠĠ", "12"]
+    assert [piece for piece, _ in pieces(f"{before}   ab")][-2:] == ["ĠĠ", "Ġab"]
+
+
+def random_word(length: int, letters: str = "ACGT") -> str:
+    return "".join(random.Random(0).choices(letters, k=length))
+
+
+def test_a_word_without_an_end_takes_no_quadratic_time(tokenizer_dir: Path):
+    """400,000 letters: minutes of training if each merge moved the rest of the word. Encoding is not cut at all."""
+    word = random_word(400_000)
+    tokenizer = train_tokenizer([word, "a few ordinary words " * 50], vocab_size=400)
+    assert tokenizer.get_vocab_size() == 400
+    assert tokenizer.pre_tokenizer.pre_tokenize_str(word) == [(word, (0, len(word)))]
+    assert tokenizer.decode(tokenizer.encode(word).ids) == word
+
+
+def test_words_up_to_1024_characters_are_learnt_from_whole():
+    """The merge across the cut is not learnt from a longer word: ...|xy would be the only pair of x and y."""
+    whole, cut = (train_tokenizer(["q" * length + "xy "] * 2, vocab_size=300) for length in (1022, 1023))
+    assert "xy" in whole.get_vocab()
+    assert "xy" not in cut.get_vocab()
+
+
+def test_ordinary_text_gives_the_tokenizer_that_it_gives_uncut(monkeypatch: pytest.MonkeyPatch):
+    texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("a*.py"))]
+    assert sum(map(len, texts)) > 200_000
+    cut = train_tokenizer(texts, vocab_size=1000).to_str()
+    monkeypatch.setattr(bpe, "_LONGEST_WORD_IN_TRAINING", r"[\s\S]+")
+    assert train_tokenizer(texts, vocab_size=1000).to_str() == cut
+
+
 def test_a_page_of_digits_takes_no_quadratic_time(tokenizer_dir: Path):
     """200,000 digits: a minute if every group looked ahead to the end of the run (2.1 s for 40,000)."""
     encoder = TextEncoder(tokenizer_dir)
@@ -78,6 +121,72 @@ def test_transformers_loads_the_folder_and_agrees(tokenizer_dir: Path):
         (ids,) = ours.encode([text])
         assert theirs.encode(text, add_special_tokens=False) == ids[:-1]
         assert theirs.decode(ids[:-1]) == text
+
+
+def truncate(tokenizer: Tokenizer) -> None:
+    tokenizer.enable_truncation(max_length=16)
+
+
+def pad(tokenizer: Tokenizer) -> None:
+    tokenizer.enable_padding(length=200)
+
+
+def drop(tokenizer: Tokenizer) -> None:
+    tokenizer.model.dropout = 0.5  # type: ignore[attr-defined]
+
+
+def add_begin(tokenizer: Tokenizer) -> None:
+    tokenizer.post_processor = TemplateProcessing(
+        single="<|begin_of_text|> $A <|end_of_text|>",
+        special_tokens=[("<|begin_of_text|>", 0), ("<|end_of_text|>", 1)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (truncate, "truncation to 16 tokens switched off: a document is all of its tokens, and no others"),
+        (pad, "padding switched off"),
+        (drop, "dropout=0.5 switched off"),
+        (add_begin, ""),  # nothing to say: it acts only where special tokens are asked for
+    ],
+)
+def test_a_document_is_all_of_its_tokens_and_no_others(
+    change: Callable[[Tokenizer], None],
+    said: str,
+    tmp_path: Path,
+    tokenizer_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = shutil.copytree(tokenizer_dir, tmp_path / "changed")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    change(tokenizer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    texts = [*TEXTS, "short", ""]
+    expected = list(TextEncoder(tokenizer_dir).encode(texts))
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        assert list(TextEncoder(folder).encode(texts)) == expected
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said)  # once, not each time
+    assert all(line.startswith(f"{folder}/tokenizer.json: {said}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer.json", "{", r"tokenizer\.json is no tokenizer that this version of `tokenizers` reads \("),
+        ("tokenizer_config.json", "{", r"tokenizer_config\.json is not a JSON object \("),
+        ("tokenizer_config.json", "[]", r"tokenizer_config\.json is not a JSON object \("),
+    ],
+)
+def test_a_damaged_file_of_a_tokenizer_is_named(
+    file: str, content: str, said: str, tmp_path: Path, tokenizer_dir: Path
+):
+    folder = shutil.copytree(tokenizer_dir, tmp_path / "damaged")
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        TextEncoder(folder)
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path):

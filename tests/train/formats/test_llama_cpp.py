@@ -72,3 +72,20 @@ def test_llama_cpp_tokenises_as_in_training(tmp_path: Path) -> None:
     expected = [ids[:-1] for ids in TextEncoder(tmp_path / "tokenizer").encode(texts)]  # without the end of text
     _, ids = ask_llama_cpp(path, prompts=[], texts=texts)
     assert ids == expected
+
+
+SPACES_BEFORE_DIGITS = ["a  1", "x =   34567", "\n    12", "  ½"]
+
+
+def test_llama_cpp_parts_the_last_of_several_spaces_from_a_number(tmp_path: Path) -> None:
+    """Where llama.cpp departs from the rules of a tokenizer.json, Trinity's too. Pinned, so that a version without it
+    is noticed: with the last space encoded apart, the ids are ours."""
+    path, _ = write_small(tmp_path, small_config(num_layers=4), dtype="float32")
+    encoder = TextEncoder(tmp_path / "tokenizer")
+    _, ids = ask_llama_cpp(path, prompts=[], texts=[*SPACES_BEFORE_DIGITS, "a 1", "\t\t1"])
+    ours = [found[:-1] for found in encoder.encode([*SPACES_BEFORE_DIGITS, "a 1", "\t\t1"])]
+    assert ids[-2:] == ours[-2:]  # one space, and tabs that no merge joins
+    for text, theirs, mine in zip(SPACES_BEFORE_DIGITS, ids, ours, strict=False):
+        space = text.rindex(" ")
+        before, alone, number = (found[:-1] for found in encoder.encode([text[:space], " ", text[space + 1 :]]))
+        assert theirs == [*before, *alone, *number] != mine

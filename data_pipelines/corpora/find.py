@@ -1,0 +1,123 @@
+"""Which files a pattern means: `*`, `?` and `[abc]` stand for characters of a name, `**` for any number of folders.
+
+A pattern without a store (`s3://`) is local, and read as it stands: `::`, `#` and `%` are characters like others. Local
+links are followed, to folders too, and each file counts once, however many ways lead to it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import posixpath
+from collections import deque
+from collections.abc import Iterator
+from glob import has_magic
+from typing import IO, Any, NamedTuple
+
+from fsspec.implementations.local import LocalFileSystem
+
+from data_pipelines.shards.storage import locate
+
+
+class StoredFile(NamedTuple):
+    """A file in its file system. Names are never put into a URI and taken apart again: any legal one works."""
+
+    fs: Any
+    path: str
+
+    def open(self) -> IO[bytes]:
+        """Its bytes. Raises OSError."""
+        return self.fs.open(self.path, "rb")
+
+    @property
+    def uri(self) -> str:
+        """What tells it from every other file of every store."""
+        return self.fs.unstrip_protocol(self.path)
+
+    def __str__(self) -> str:
+        return self.path if isinstance(self.fs, LocalFileSystem) else self.uri
+
+
+def stored_file(uri: str) -> StoredFile:
+    """The file at a path or URI. Raises ValueError for a store that is unknown or not installed."""
+    return StoredFile(*locate(uri))
+
+
+def find_files(pattern: str, *, setting: str) -> dict[str, StoredFile]:
+    """Name -> file, for all files that match, sorted by their paths.
+
+    Names start below the deepest folder that holds all of them, so they stay the same where a corpus is moved. What is
+    no file (a folder, a pipe) does not match. A pattern that matches nothing but is itself the name of a file means
+    that file. Raises ValueError, naming the `setting`, if there is no file, and for a matching link to nowhere; OSError
+    for a folder that cannot be read.
+    """
+    fs, path = locate(pattern)
+    if isinstance(fs, LocalFileSystem):
+        found = _find_local(pattern.removeprefix("file://"))
+    else:
+        found = [match for match, info in fs.glob(path, detail=True).items() if info["type"] != "directory"]
+    if not found and fs.isfile(path):
+        found = [path]
+    if not found:
+        raise ValueError(
+            f"no file matches {setting}={pattern!r} (looked for {path}); "
+            "correct the pattern, which starts in the current folder if it is relative"
+            + ("; a [ that is part of a name is written [[]" if "[" in pattern else "")
+        )
+    folder = posixpath.commonpath([posixpath.dirname(match) for match in found])
+    return {_printable(posixpath.relpath(match, folder)): StoredFile(fs, match) for match in sorted(found)}
+
+
+def _printable(name: str) -> str:
+    """`name` with the bytes that are no UTF-8 written as \\xff: names are stored as text."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _find_local(pattern: str) -> list[str]:
+    """Paths of the files; of several to the same file the one without links, else the first."""
+    path = os.path.expanduser(pattern)
+    start = "/" if path.startswith("/") else os.getcwd()
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    paths: dict[str, str] = {}
+    for found in sorted(_matches(start, parts), key=lambda path: (os.path.islink(path), path)):
+        real = os.path.realpath(found)
+        paths[real] = real if found == real else paths.get(real, found)
+    return list(paths.values())
+
+
+def _matches(folder: str, parts: list[str]) -> Iterator[str]:
+    """Files below `folder` that match a pattern of at least one part, some perhaps more than once."""
+    part, *rest = parts or ["**"]
+    if part == "**":
+        for below in _folders(folder):
+            yield from _matches(below, rest or ["*"])
+        return
+    for path in _children(folder, part):
+        if rest and os.path.isdir(path):
+            yield from _matches(path, rest)
+        elif not rest and os.path.isfile(path):
+            yield path
+        elif not rest and os.path.islink(path) and not os.path.exists(path):
+            raise ValueError(f"{path} is a link to {os.readlink(path)}, which leads nowhere; mend it or remove it")
+
+
+def _children(folder: str, part: str) -> list[str]:
+    names = fnmatch.filter(os.listdir(folder), part) if has_magic(part) else [part]
+    return [os.path.join(folder, name) for name in names if os.path.lexists(os.path.join(folder, name))]
+
+
+def _folders(root: str) -> Iterator[str]:
+    """`root` and every folder below it once, those behind links last. Links in a loop therefore come to an end."""
+    waiting, seen = deque([root]), set()
+    while waiting:
+        folder = waiting.popleft()
+        status = os.stat(folder)
+        if (identity := (status.st_dev, status.st_ino)) in seen:
+            continue
+        seen.add(identity)
+        yield folder
+        for path in filter(os.path.isdir, _children(folder, "*")):
+            if os.path.islink(path):
+                waiting.append(path)
+            else:
+                waiting.appendleft(path)

@@ -1,0 +1,126 @@
+"""The command goes on where it was stopped, and says in a line why it stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipelines import tokenize as module
+from data_pipelines.shards.finished import SUFFIX
+from data_pipelines.shards.manifest import Manifest, ShardRecord
+from data_pipelines.tokenize import main
+
+
+class Corpus:
+    """Three texts in a folder, and the command on them."""
+
+    def __init__(self, folder: Path, tokenizer: Path):
+        self.folder, self.out = folder, folder / "out"
+        (folder / "texts").mkdir()
+        for name in "abc":
+            self.write(name, f"text {name} " * 50)
+        self.arguments = ["--input", f"{folder}/texts/*", "--tokenizer", str(tokenizer), "--out", str(self.out)]
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / f"texts/{name}.txt").write_text(text)
+
+    def times(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in self.out.glob("*.ds")}
+
+    def records(self) -> list[str]:
+        return sorted(path.name.removesuffix(SUFFIX) for path in self.out.glob(f"*{SUFFIX}"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, tokenizer_dir: Path) -> Corpus:
+    return Corpus(tmp_path, tokenizer_dir)
+
+
+def test_finished_shards_are_kept_and_give_the_same_folder(corpus: Corpus, tmp_path: Path) -> None:
+    good = (corpus.folder / "texts/c.txt").read_bytes()
+    corpus.write("c", "a\0b")
+    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    before = corpus.times()
+    assert corpus.records() == ["00000", "00001"]
+    (corpus.folder / "texts/c.txt").write_bytes(good)
+    assert main([*corpus.arguments, "--workers", "1"]) == 0
+    after = corpus.times()
+    assert {name: after[name] for name in ("00000.ds", "00001.ds")} == {
+        name: before[name] for name in ("00000.ds", "00001.ds")
+    }
+    assert not corpus.records()
+    again = [*corpus.arguments[:-1], str(tmp_path / "at_once")]
+    assert main([*again, "--workers", "1"]) == 0
+    assert Manifest.load(str(corpus.out)) == Manifest.load(str(tmp_path / "at_once"))
+    assert {path.name for path in corpus.out.iterdir()} == {path.name for path in (tmp_path / "at_once").iterdir()}
+
+
+@pytest.mark.parametrize("change", ["text", "cut shard", "text key", "torn record"])
+def test_a_shard_that_may_differ_is_made_anew(change: str, corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus.write("c", "a\0b")
+    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    before = corpus.times()
+    corpus.write("c", "good")
+    extra: list[str] = []
+    if change == "text":
+        corpus.write("a", "another text")
+    elif change == "cut shard":
+        os.truncate(corpus.out / "00000.ds", 10)
+    elif change == "text key":
+        extra = ["--text-key", "body"]
+    else:
+        (corpus.out / f"00000{SUFFIX}").write_text("{")
+    assert main([*corpus.arguments, *extra, "--workers", "1"]) == 0
+    assert corpus.times()["00000.ds"] != before["00000.ds"]
+    assert not Manifest.load(str(corpus.out)).size_problems(str(corpus.out))
+
+
+def test_ctrl_c_is_one_line_and_130(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> ShardRecord:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_shard", interrupt)
+    assert main([*corpus.arguments, "--workers", "1"]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "stopped. Finished shards are kept; the same command goes on with the others."
+
+
+def test_a_killed_worker_ends_the_command_with_the_file_it_was_at(corpus: Corpus) -> None:
+    """The worker hangs on a pipe that is put in the place of its file once the files are found."""
+    (corpus.folder / "texts/b.txt").unlink()
+    os.mkfifo(corpus.folder / "texts/b.txt")
+    code = (
+        "import sys, data_pipelines.tokenize as t, data_pipelines.corpora.find as f, os; "
+        "f.os.path.isfile = os.path.exists; sys.exit(t.main())"
+    )
+    command = [sys.executable, "-c", code, *corpus.arguments, "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 60.0
+        while len(corpus.records()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        workers = [
+            int(child)
+            for child in children.read_text().split()
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+        timer = threading.Timer(60.0, process.kill)
+        timer.start()
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        _, errors = process.communicate()
+        timer.cancel()
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: a worker process ended without an answer, at work on ")
+    assert "b.txt" in last
+    assert process.returncode == 3
+    assert corpus.records() == ["00000", "00002"]
