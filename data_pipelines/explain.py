@@ -8,19 +8,18 @@ metrics.jsonl has the step, the digest of the tokens found is compared with the 
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import DATA_EXIT, answers_errors
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
 from data_pipelines.prepare import prepare
 from data_pipelines.shards.reader import Source, open_train
-from train.loop.data import build_plan
 
 
 def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterator[str]:
@@ -57,24 +56,18 @@ def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
     yield "  passes: " + ", ".join(f"{source} {count:.2f}" for source, count in passes(plan, num_windows).items())
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
+def main(arguments: list[str]) -> int:
+    parser = command_parser("python -m data_pipelines.explain", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument("--step", required=True, type=int, metavar="N", help="number of the step, from 1")
     args = parser.parse_args(arguments)
-    try:
-        return explain(args.run, args.step)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return explain(args.run, args.step)
 
 
 def explain(run_dir: Path, number: int) -> int:
     from train.config.check import load_run  # imports the engine: seconds that --help should not take
+    from train.loop.data import build_plan
 
     run = load_run(run_dir)
     step = run.timeline.step(number)
@@ -99,4 +92,4 @@ def explain(run_dir: Path, number: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,6 +1,7 @@
 """Make a corpus ready to train on, once: hold out, train the tokenizer, write shards.
 
     python -m data_pipelines.prepare [data=files data.sources.mine.glob='texts/*.txt' ...]
+    python -m data_pipelines.prepare --config-dir ~/mine data=mine     options of your own: ~/mine/data/mine.yaml
 
 The result lies in <data.dir>/<key>/, where the key is a hash of everything that determines it: nothing is overwritten,
 and a changed corpus or setting is prepared anew.
@@ -13,7 +14,6 @@ and a changed corpus or setting is prepared anew.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -26,6 +26,9 @@ import xxhash
 from filelock import FileLock
 from tqdm import tqdm
 
+from data_pipelines.base.command import overrides_parser, parse_overrides, run_command
+from data_pipelines.base.errors import DATA_EXIT, answers_errors
+from data_pipelines.base.files import write_whole
 from data_pipelines.corpora import Corpus, Document
 from data_pipelines.corpora.files import FilesData, files_corpus, files_fingerprint
 from data_pipelines.corpora.holdout import Split, split_documents
@@ -82,8 +85,7 @@ def _build(data: StdlibData | FilesData, root: Path) -> None:
         for name, read in corpus.items():
             _write_source(root / name, read, splits[name], encoder, bar.update)
     parts = {name: ["train", "held_out"] if split.held_out else ["train"] for name, split in splits.items()}
-    (root / "prepared.tmp").write_text(json.dumps(parts))
-    (root / "prepared.tmp").rename(root / "prepared.json")
+    write_whole(root / "prepared.json", json.dumps(parts))
 
 
 def _train_tokenizer(corpus: Corpus, splits: dict[str, Split], vocab_size: int, folder: Path) -> None:
@@ -143,23 +145,15 @@ def _check_shards(data: ShardsData) -> Prepared:
     return Prepared(tokenizer_dir=data.tokenizer, sources=dict(data.sources))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, as for python -m train")
-    overrides = parser.parse_args(arguments).overrides
+@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
+def main(arguments: list[str]) -> int:
+    parser = overrides_parser("python -m data_pipelines.prepare", description=__doc__)
+    overrides = parse_overrides(parser, arguments).overrides
     from data_pipelines.base.compose import compose  # imports the engine: seconds that --help should not take
     from train.config.check import check  # imports the engine: seconds that --help should not take
 
-    try:
-        data = check(compose(["run.name=prepare", *overrides])).data
-        prepared = prepare(data)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    data = check(compose(["run.name=prepare", *overrides])).data
+    prepared = prepare(data)
     print(f"tokenizer: {prepared.tokenizer_dir}")
     for name, source in prepared.sources.items():
         for part, uri in (("train", source.train), ("held out", source.held_out)):
@@ -170,4 +164,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, advice="The same command prepares the data anew.")

@@ -9,9 +9,7 @@ is not finished, and the same command goes on with the files that are still to d
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from typing import NamedTuple
@@ -20,7 +18,8 @@ import tokenizers
 import xxhash
 from tqdm import tqdm
 
-from data_pipelines.base.errors import RUN_EXIT, RunError, fail
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import DATA_EXIT, RUN_EXIT, RunError, answers_errors
 from data_pipelines.base.workers import run_in_workers
 from data_pipelines.corpora import Document
 from data_pipelines.corpora.find import StoredFile, find_files
@@ -143,31 +142,23 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.tokenize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT, RunError: RUN_EXIT})
+def main(arguments: list[str]) -> int:
+    parser = command_parser("python -m data_pipelines.tokenize", description=__doc__)
     parser.add_argument("--input", required=True, metavar="GLOB", help="text and JSONL files, path or fsspec URI")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of a Hugging Face tokenizer")
     parser.add_argument("--out", required=True, metavar="URI", help="folder for the shards, path or fsspec URI")
     parser.add_argument("--text-key", default="text", metavar="KEY", help="field of the text in JSONL (default: text)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
     args = parser.parse_args(arguments)
+    files = find_files(args.input, setting="--input")
     try:
-        files = find_files(args.input, setting="--input")
         manifest = tokenize_files(files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers))
-    except (ValueError, OSError) as err:
-        return fail([str(err)], 1)
-    except RunError as err:
-        return fail([f"{err}. {GOES_ON}"], RUN_EXIT)
-    except KeyboardInterrupt:
-        print(f"stopped. {GOES_ON}", file=sys.stderr)
-        return 130
+    except RunError as error:
+        raise RunError(f"{error}. {GOES_ON}") from error
     print(f"{args.out}: {manifest.num_tokens:,} tokens in {manifest.num_documents:,} documents")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, advice=GOES_ON)

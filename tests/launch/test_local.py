@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
-from data_pipelines.base.compose import compose
+from data_pipelines.base.command import parse_run, run_parser
 from data_pipelines.base.errors import RESUME_ADVICE
 from launch import local
-from train.config.check import check
+from train.config.sweep import open_jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,8 +67,10 @@ EXAMPLES = re.findall(r"^ +\./launch/local\.sh(.*?)(?:  .*)?$", local.__doc__ or
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_the_help_are_configurations(example: str) -> None:
-    check(compose(local.with_experiment(shlex.split(example))))
+def test_the_examples_of_the_help_are_configurations(example: str, own_experiment: Path) -> None:
+    arguments = shlex.split(example.replace("~/mine", str(own_experiment)))
+    args = parse_run(run_parser("local.sh", description=None), arguments)
+    assert open_jobs(local.with_experiment(args.overrides))
 
 
 def test_an_unknown_option_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
