@@ -28,7 +28,8 @@ PROGRAM = """
 import signal
 import sys
 from pathlib import Path
-from launch.ranks import WARM, Stopped, launch_ranks, warm_up
+from launch.ranks import Stopped, launch_ranks
+from train.process.warm import WARM, warm_up
 from tests.launch import test_ranks
 WARM.set_forkserver_preload(["torch.distributed.launcher.api", "tests.launch.test_ranks"])  # not the whole engine
 warm_up()
