@@ -28,7 +28,7 @@ def run_command(main: Main, *, advice: str = "") -> NoReturn:
     except BaseException as error:
         if not (stop := interruption(error)):
             raise
-        exit_code = stop.exit_code
+        exit_code = stop.say()
     sys.exit(exit_code)
 
 

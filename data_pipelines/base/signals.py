@@ -1,4 +1,4 @@
-"""How a command ends when Ctrl-C or SIGTERM comes: one line at once, nothing half-written, exit code 128 + n."""
+"""How a command ends when Ctrl-C or SIGTERM comes: nothing half-written, one line, exit code 128 + n."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ GRACE_S = 10.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came, and the user has been told."""
+    """A signal came."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+    def __init__(self, number: int, advice: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}. {advice}".rstrip())
         self.exit_code = 128 + number
+
+    def say(self) -> int:
+        """One line, below a progress bar if there is one; returns the exit code."""
+        os.write(sys.stderr.fileno(), f"\nerror: {self}\n".encode())
+        return self.exit_code
 
 
 def end_on_signals(advice: str) -> None:
-    """From now on, each of SIGNALS says one line with `advice` and raises Interrupted; a second one ends at once.
+    """From now on, each of SIGNALS raises Interrupted, which says `advice`; a second one ends the process at once.
 
     Of the ranks of a run, rank 0 speaks and the others end silently.
     """
@@ -45,14 +50,13 @@ def _end(advice: str, number: int, frame: FrameType | None) -> None:
     for other in SIGNALS:
         if signal.getsignal(other) is not signal.SIG_IGN:
             signal.signal(other, signal.SIG_DFL)
-    line = f"\nerror: stopped by {signal.Signals(number).name}. {advice}".rstrip()
-    os.write(sys.stderr.fileno(), f"{line}\n".encode())
+    stop = Interrupted(number, advice)
     if _is_importing(frame):
-        os._exit(128 + number)  # an exception in the midst of an import can be swallowed: half a module would go on
-    deadline = Timer(GRACE_S, os._exit, [128 + number])
+        os._exit(stop.say())  # an exception in the midst of an import can be swallowed: half a module would go on
+    deadline = Timer(GRACE_S, lambda: os._exit(stop.say()))
     deadline.daemon = True
     deadline.start()
-    raise Interrupted(number)
+    raise stop
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -136,6 +136,16 @@ def test_what_goes_wrong_while_tidying_up_does_not_hide_the_signal() -> None:
     assert done.stderr == "\nerror: stopped by SIGINT. Try again.\n"
 
 
+def test_a_signal_that_is_swallowed_ends_the_command_all_the_same() -> None:
+    code = (
+        "import os, signal, time\nfrom data_pipelines.base import command, signals\nsignals.GRACE_S = 0.2\n"
+        "def main(arguments):\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(5)\n"
+        "    except BaseException:\n        time.sleep(5)\n    return 0\ncommand.run_command(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "\nerror: stopped by SIGTERM.\n")
+
+
 def test_only_rank_0_speaks_of_a_signal() -> None:
     done = stopped("SIGTERM", rank="1")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
