@@ -73,6 +73,11 @@ def test_the_examples_of_the_help_are_configurations(example: str, own_experimen
     assert open_jobs(local.with_experiment(args.overrides))
 
 
+def test_the_configuration_is_shown_and_nothing_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert local.main(["--cfg", "job", "run.name=shown"]) == 0
+    assert capsys.readouterr().out.startswith("run:\n  name: shown\n")
+
+
 def test_an_unknown_option_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         local.main(["--gpus=4", "data=files"])
@@ -147,6 +152,15 @@ class TestPhases:
         assert local.main([]) == 3
         assert notes == ["data"]
         assert "error: loss is not finite" in capsys.readouterr().err
+
+    def test_a_sweep_goes_through_all_phases_with_each_run(
+        self, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(local, "warm_up", lambda: None)
+        arguments = ["-m", f"run.dir={tmp_path}/${{run.name}}", "balance.speed=0.5,0.25"]
+        assert local.main(arguments) == 0
+        assert notes == ["data", "train", "export", "report"] * 2
+        assert f"{tmp_path}/smoke-speed-0.25" in capsys.readouterr().out.splitlines()[-1]
 
     def test_a_failed_export_keeps_its_exit_code(self, notes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(local, "run_warm", lambda main, arguments: 5)

@@ -31,6 +31,7 @@ COMMANDS = (
     "data_pipelines.explain",
     "launch.local",
 )
+COMPOSING = ("train.__main__", "train.model", "train.studies.balance", "data_pipelines.prepare", "launch.local")
 HELP = """
 import importlib, sys, time
 for name in sys.argv[1:]:
@@ -190,7 +191,7 @@ def test_a_folder_of_ones_own_is_searched_wherever_the_option_stands(own_experim
     assert overrides("a=b", f"--config-dir={own_experiment}", "c=d") == expected
 
 
-@pytest.mark.parametrize("name", ["train.__main__", "train.model", "train.studies.balance", "launch.local"])
+@pytest.mark.parametrize("name", COMPOSING)
 def test_the_help_shows_ones_own_options_too(
     name: str, own_experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
