@@ -92,4 +92,4 @@ def explain(run_dir: Path, number: int) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, first_words="data_pipelines.explain: the engine takes some seconds to load")

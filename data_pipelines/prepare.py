@@ -164,4 +164,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main, advice="The same command prepares the data anew.")
+    run_command(
+        main,
+        advice="The same command prepares the data anew.",
+        first_words="data_pipelines.prepare: the engine takes some seconds to load",
+    )

@@ -53,4 +53,4 @@ def evaluate(run_dir: Path, tokens: Path, step: CheckpointName | None) -> dict[s
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, first_words="train.evaluate: the engine takes some seconds to load")

@@ -120,4 +120,4 @@ def _write(run: Run, reader: CheckpointReader, folder: Path, *, dtype: str, shar
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, first_words="train.export: the engine takes some seconds to load")

@@ -48,4 +48,4 @@ def import_hf(folder: Path, out: Path) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, first_words="train.import_hf: the engine takes some seconds to load")

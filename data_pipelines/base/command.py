@@ -17,12 +17,15 @@ SEARCH_PATH = "hydra.searchpath"
 """The override that names further folders like CONFIGS."""
 
 
-def run_command(main: Main, *, advice: str = "") -> NoReturn:
+def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoReturn:
     """Runs `main` on the arguments of this process and ends it, also when a signal comes.
 
-    advice: what a person who stopped the command should know, one sentence.
+    advice: what a person who stopped the command should know, one sentence. first_words: said at once, on stderr, by a
+    command that is silent for some seconds before its result.
     """
     end_on_signals(advice)
+    if first_words and not {"-h", "--help"} & set(sys.argv):
+        print(first_words, file=sys.stderr, flush=True)
     try:
         exit_code = main(sys.argv[1:])
     except BaseException as error:
