@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_SIZE = 2**31
+"""Sizes and token ids are 32-bit integers in the kernels."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
@@ -44,7 +47,7 @@ class ModelConfig:
     sliding_window: int
     """Tokens that a local layer sees, the current one included."""
     global_every: int = 4
-    """Every so-many-th layer is global: full causal attention without RoPE."""
+    """One layer in this many is global, with full causal attention and no RoPE; 4: layers 4, 8, 12, ..."""
     rope_theta: float = 10_000.0
     """Base of the rotary embedding of the local layers."""
     norm_eps: float = 1e-5
@@ -65,6 +68,8 @@ class ModelConfig:
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) >= MAX_SIZE:
+                raise ValueError(f"{name} must be below {MAX_SIZE:,}, got {getattr(self, name)}")
         for name in ("route_scale", "rope_theta", "norm_eps", "init_std"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # nor NaN

@@ -21,9 +21,9 @@ class MetricsConfig:
     console: bool = True
     """Whether rank 0 shows a progress line."""
     panels_every: int = 10
-    """Every so-many-th step has the panels of balance; 0: none."""
+    """Steps from one row with the panels of balance to the next; 0: none."""
     heatmap_every: int = 100
-    """Every so-many-th step draws the load of every expert, <run>/loads.png; 0: none."""
+    """Steps from one picture of the load of every expert, <run>/loads.png, to the next; 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("panels_every", "heatmap_every"):

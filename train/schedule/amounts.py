@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+MAX_TOKENS = 10**18
+"""Positions of tokens are 64-bit integers."""
 _AMOUNT = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kMBT]?)")
 
 
@@ -25,6 +27,8 @@ def parse_tokens(amount: object) -> int:
     tokens = Fraction(match[1].replace("_", "")) * UNITS[match[2]]
     if tokens.denominator != 1:
         raise ValueError(f"{amount!r} is not a whole number of tokens")
+    if tokens > MAX_TOKENS:
+        raise ValueError(f"{amount!r} is beyond {format_tokens(MAX_TOKENS)} tokens, which no run can count")
     return int(tokens)
 
 

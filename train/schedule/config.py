@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from train.schedule.amounts import Tokens
+
+MAX_SCALE = 1000
+MAX_SEQUENCES = 2**31
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,8 +32,8 @@ class BatchStage:
     """Sequences in a global batch."""
 
     def __post_init__(self) -> None:
-        if self.sequences < 1:
-            raise ValueError(f"sequences must be positive, got {self.sequences}")
+        if not 1 <= self.sequences <= MAX_SEQUENCES:
+            raise ValueError(f"sequences must be positive, and at most {MAX_SEQUENCES:,}, got {self.sequences}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,5 +73,5 @@ class ScheduleConfig:
             raise ValueError("batch: the first stage must start at from_tokens 0")
         if any(later.from_tokens <= earlier.from_tokens for earlier, later in pairwise(self.batch)):
             raise ValueError(f"batch: from_tokens must grow, got {[stage.from_tokens for stage in self.batch]}")
-        if not 0 < self.token_scale < math.inf:  # nor NaN
-            raise ValueError(f"token_scale must be positive and finite, got {self.token_scale}")
+        if not 0 < self.token_scale <= MAX_SCALE:  # nor NaN
+            raise ValueError(f"token_scale must be positive, and at most {MAX_SCALE:,}, got {self.token_scale}")

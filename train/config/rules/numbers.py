@@ -87,8 +87,7 @@ def number_problems(settings: Mapping[str, Any], full: Mapping[str, Any]) -> dic
         elif isinstance(given.get(path), bool) and not isinstance(value, bool):  # they would count as 0 and 1
             problems[path] = f"{path}={str(given[path]).lower()}: must be a number"
     for path, allowed in LIMITS.items():
-        section, key = path.split(".")
-        value = (settings.get(section) or {}).get(key)
+        value = given.get(path)
         if (number := _number(value)) is not None and not allowed.accepts(number):
             problems[path] = f"{path}={value}: must be {allowed.words}; {allowed.remedy}"
     return problems

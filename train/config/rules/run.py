@@ -15,7 +15,8 @@ DERIVED = ("training.steps", "training.global_batch_size")
 
 
 def steps_follow_from_the_schedule(settings: dict[str, Any]) -> str | None:
-    derived = [path for path in DERIVED if path.split(".")[1] in settings.get(path.split(".")[0], {})]
+    training = settings.get("training")
+    derived = [path for path in DERIVED if isinstance(training, dict) and path.partition(".")[2] in training]
     if derived:
         return (
             f"{', '.join(derived)}: set by the schedule section, not by hand; "
