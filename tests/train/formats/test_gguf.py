@@ -176,7 +176,7 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 from train.formats.gguf_file import write_gguf
-from train.model.config import ModelConfig
+from train.afmoe.config import ModelConfig
 
 class Reader:
     shapes = {"tok_embeddings.weight": torch.Size([320, 64]), "lm_head.weight": torch.Size([320, 64])}
