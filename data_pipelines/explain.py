@@ -8,13 +8,13 @@ metrics.jsonl has the step, the digest of the tokens found is compared with the 
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import DATA_EXIT, answers_errors
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
@@ -56,20 +56,13 @@ def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
     yield "  passes: " + ", ".join(f"{source} {count:.2f}" for source, count in passes(plan, num_windows).items())
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
+def main(arguments: list[str]) -> int:
+    parser = command_parser("python -m data_pipelines.explain", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument("--step", required=True, type=int, metavar="N", help="number of the step, from 1")
     args = parser.parse_args(arguments)
-    try:
-        return explain(args.run, args.step)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return explain(args.run, args.step)
 
 
 def explain(run_dir: Path, number: int) -> int:
@@ -94,4 +87,4 @@ def explain(run_dir: Path, number: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

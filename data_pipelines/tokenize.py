@@ -1,4 +1,4 @@
-"""Documents -> shards. As a command: files -> shards, with as many processes as there are cores.
+"""Tokenise files: one shard each, with as many processes as there are cores.
 
     python -m data_pipelines.tokenize --input 'corpus/*.jsonl.gz' --tokenizer data/tok --out s3://bucket/corpus
 
@@ -9,10 +9,8 @@ is not finished, and the same command goes on with the files that are still to d
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -20,47 +18,17 @@ import tokenizers
 import xxhash
 from tqdm import tqdm
 
-from data_pipelines.base.errors import RUN_EXIT, RunError, fail
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import DATA_EXIT, RUN_EXIT, RunError, answers_errors
 from data_pipelines.base.workers import run_in_workers
-from data_pipelines.corpora import Document
 from data_pipelines.corpora.find import StoredFile, find_files
 from data_pipelines.corpora.text import read_documents
+from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.shards.finished import forget_finished, load_finished, save_finished
 from data_pipelines.shards.manifest import Manifest, ShardRecord
-from data_pipelines.shards.writer import ShardWriter, token_dtype
 from data_pipelines.tokenizer.encoder import TextEncoder
 
-BATCH_CHARS = 2**20  # texts handed to the tokenizer at a time; it spreads them over its threads
 GOES_ON = "Finished shards are kept; the same command goes on with the others."
-
-
-def write_shard(
-    documents: Iterable[Document],
-    encoder: TextEncoder,
-    *,
-    uri: str,
-    name: str,
-    progress: Callable[[int], object] = lambda num_chars: None,
-) -> ShardRecord:
-    """Tokenise documents into one shard; empty ones are left out."""
-    with ShardWriter(uri, name, token_dtype(encoder.vocab_size)) as writer:
-        for batch in _batches(documents):
-            texts = [document.text for document in batch]
-            for document, token_ids in zip(batch, encoder.encode(texts), strict=True):
-                writer.add(document.name, token_ids)
-            progress(sum(map(len, texts)))
-    return writer.record
-
-
-def write_manifest(uri: str, encoder: TextEncoder, shards: Iterable[ShardRecord]) -> Manifest:
-    """Commit the shards of a folder. Raises ValueError if there is no token in them."""
-    manifest = Manifest(
-        dtype=token_dtype(encoder.vocab_size), eos_id=encoder.eos_id, tokenizer=encoder.hash, shards=tuple(shards)
-    )
-    if not manifest.num_tokens:
-        raise ValueError(f"{uri}: the documents are all empty, nothing to train on")
-    manifest.save(uri)
-    return manifest
 
 
 def tokenize_files(
@@ -128,46 +96,23 @@ def _encoder(folder: str) -> TextEncoder:
     return TextEncoder(folder, quiet=True)
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    num_chars = 0
-    for document in documents:
-        if not document.text:
-            continue
-        batch.append(document)
-        num_chars += len(document.text)
-        if num_chars >= BATCH_CHARS:
-            yield batch
-            batch, num_chars = [], 0
-    if batch:
-        yield batch
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.tokenize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT, RunError: RUN_EXIT})
+def main(arguments: list[str]) -> int:
+    parser = command_parser("python -m data_pipelines.tokenize", description=__doc__)
     parser.add_argument("--input", required=True, metavar="GLOB", help="text and JSONL files, path or fsspec URI")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of a Hugging Face tokenizer")
     parser.add_argument("--out", required=True, metavar="URI", help="folder for the shards, path or fsspec URI")
     parser.add_argument("--text-key", default="text", metavar="KEY", help="field of the text in JSONL (default: text)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
     args = parser.parse_args(arguments)
+    files = find_files(args.input, setting="--input")
     try:
-        files = find_files(args.input, setting="--input")
         manifest = tokenize_files(files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers))
-    except (ValueError, OSError) as err:
-        return fail([str(err)], 1)
-    except RunError as err:
-        return fail([f"{err}. {GOES_ON}"], RUN_EXIT)
-    except KeyboardInterrupt:
-        print(f"stopped. {GOES_ON}", file=sys.stderr)
-        return 130
+    except RunError as error:
+        raise RunError(f"{error}. {GOES_ON}") from error
     print(f"{args.out}: {manifest.num_tokens:,} tokens in {manifest.num_documents:,} documents")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main, advice=GOES_ON)

@@ -8,12 +8,13 @@ Exit status 1 and a line for each damaged file, with the offset where the damage
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import DATA_EXIT, answers_errors
 from data_pipelines.shards.manifest import FILE_NAME, DataError, Manifest, VerifiedFile, join
 from data_pipelines.shards.storage import locate
 
@@ -42,19 +43,12 @@ def damages(uri: str, manifest: Manifest, progress: Callable[[int], object]) -> 
         progress(record.bytes)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
+def main(arguments: list[str]) -> int:
+    parser = command_parser("python -m data_pipelines.verify", description=__doc__)
     parser.add_argument("uri", metavar="URI", help="folder of shards or one above such folders, path or fsspec URI")
     uri = parser.parse_args(arguments).uri
-    try:
-        manifests = {folder: Manifest.load(folder) for folder in find_folders(uri)}
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    manifests = {folder: Manifest.load(folder) for folder in find_folders(uri)}
     num_bytes = sum(record.bytes for manifest in manifests.values() for _, record in manifest.files())
     found = 0
     with tqdm(total=num_bytes, desc="verify", unit="B", unit_scale=True) as bar:
@@ -64,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
                 found += 1
     tokens = sum(manifest.num_tokens for manifest in manifests.values())
     print(f"{uri}: {tokens:,} tokens, {num_bytes:,} bytes, {found or 'no'} damaged file(s)")
-    return 1 if found else 0
+    return DATA_EXIT if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

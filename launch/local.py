@@ -5,6 +5,9 @@
     ./launch/local.sh run.name=calm balance=sign balance.speed=1e-3  with other settings, in runs/calm
     ./launch/local.sh run.name=web data=files data.sources.web.glob='texts/**/*.txt' data.mix=null
                                                                      your own text
+    ./launch/local.sh -m run.name=rates optimizer.muon.lr=1e-2,2e-2  two runs, rates-lr-0.01 and rates-lr-0.02
+    ./launch/local.sh --config-dir ~/mine experiment=mine            options of your own: ~/mine/experiment/mine.yaml
+    ./launch/local.sh --cfg job                                      every setting as YAML; no run
 
 Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value; the config.yaml of a
 run shows all that can be set. Starting the same command again goes on from the last complete checkpoint of run.dir.
@@ -20,19 +23,29 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.command import overrides_parser
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.base.command import parse_run, run_command, run_parser
+from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, ConfigError, answers_errors, fail
 from launch.ranks import Stopped, launch_ranks
-from train.process.signals import stop_on_ctrl_c
 from train.process.warm import run_warm, warm_up
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
     from train.config.run import Run
 
 
+@answers_errors({ConfigError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
-    parser = overrides_parser("./launch/local.sh", description=__doc__)
-    overrides = with_experiment(parser.parse_intermixed_args(arguments).overrides)
+    args = parse_run(run_parser("./launch/local.sh", description=__doc__), arguments)
+    overrides = with_experiment(args.overrides)
+    if args.cfg or args.info:
+        from train.config.show import shown
+
+        print(shown(args, overrides))
+        return 0
+    return run_each(overrides) if args.multirun else run_all_phases(overrides)
+
+
+def run_all_phases(overrides: list[str]) -> int:
+    """One run from its configuration to its report; returns the exit code."""
     try:
         run = check(overrides)
         prepare_data(run)
@@ -40,10 +53,19 @@ def main(arguments: list[str]) -> int:
         model_dir = export(run)
         report(run)
     except Stopped as stop:
-        print(f"\nerror: {stop}", file=sys.stderr)
-        return stop.exit_code
+        print(file=sys.stderr)
+        return fail([str(stop)], stop.exit_code)
     print(f"\nload the trained model, in any directory:\n  {how_to_load(model_dir)}")
     return 0
+
+
+def run_each(overrides: list[str]) -> int:
+    """Every run of a sweep."""
+    announce(f"configurations: {shlex.join(overrides)}")
+    warm_up()
+    from train.config.sweep import open_jobs, run_jobs
+
+    return run_jobs(open_jobs(overrides), lambda job: run_all_phases(job.overrides))
 
 
 def with_experiment(overrides: list[str]) -> list[str]:
@@ -117,5 +139,4 @@ def announce(text: str) -> None:
 
 
 if __name__ == "__main__":
-    stop_on_ctrl_c()
-    sys.exit(main(sys.argv[1:]))
+    run_command(main, advice=RESUME_ADVICE)

@@ -3,10 +3,16 @@
     python -m train experiment=smoke parallelism=single                one process
     torchrun --nproc-per-node 4 -m train experiment=smoke              four ranks
     python -m train experiment=trinity_large --check                   only what would run, in seconds
+    python -m train experiment=trinity_large --cfg job                 every setting as YAML
+    python -m train experiment=smoke --info defaults                   which files of configs/ it is made of
+    python -m train --config-dir ~/mine experiment=mine                options of your own: ~/mine/experiment/mine.yaml
+    python -m train -m experiment=smoke parallelism=single optimizer.muon.lr=1e-2,2e-2
+                                                                       two runs, smoke-lr-0.01 and smoke-lr-0.02
 
-Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value. Starting the same
-command again goes on from the last complete checkpoint of run.dir. Exit status: 2 for what cannot work as configured,
-3 for a run that had to stop.
+Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value; a text with signs
+that mean something there is quoted twice, 'run.dir="/data/step=5"'. Starting the same command again goes on from the
+last complete checkpoint of run.dir. Exit status: 2 for what cannot work as configured, 3 for a run that had to stop,
+130 after Ctrl-C, 143 after SIGTERM; of several runs, that of the first that failed.
 """
 
 from __future__ import annotations
@@ -14,51 +20,74 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 from contextlib import closing
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.command import overrides_parser
-from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
+from data_pipelines.base.command import parse_run, run_command, run_parser
+from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, RUN_EXIT, ConfigError, RunError, answers_errors
 from data_pipelines.base.rank import is_rank_0
 from train.engine.log import send_engine_log_to
+from train.process.warm import run_warm, warm_up
 
 if TYPE_CHECKING:
     from train.config.run import Run
 
 
+# OSError: a damaged shard, which only the rank that read it knows of
+@answers_errors({ConfigError: CONFIG_EXIT, RunError: RUN_EXIT, OSError: RUN_EXIT})
 def main(arguments: list[str]) -> int:
     """Exit code: 0, CONFIG_EXIT or RUN_EXIT (data_pipelines/base/errors.py)."""
     args = parse(arguments)
+    if args.multirun:
+        return train_each(args.overrides, only_check=args.check)
+    if args.cfg or args.info:
+        from train.config.show import shown
+
+        say(shown(args, args.overrides))
+        return 0
     if not args.check:
         stand_alone()
     announce("reading the configuration")
     from train.config.start import checked_run
 
-    try:
-        run = checked_run(args.overrides)
-        from train.config.rundir import open_run_dir
-        from train.config.summary import summary
+    run = checked_run(args.overrides)
+    from train.config.rundir import open_run_dir
+    from train.config.summary import summary
 
-        if args.check:
-            print(summary(run))
-            return 0
-        open_run_dir(run)
-        announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
-        train(run)
-    except ConfigError as error:
-        return fail(error.problems, CONFIG_EXIT)
-    except (RunError, OSError) as error:  # OSError: a damaged shard, which only the rank that read it knows of
-        return fail([str(error)], RUN_EXIT)
+    if args.check:
+        say(summary(run))
+        return 0
+    open_run_dir(run)
+    announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
+    train(run)
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = overrides_parser("python -m train", description=__doc__)
+    parser = run_parser("python -m train", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="check the configuration, print what follows from it, stop"
     )
-    return parser.parse_intermixed_args(arguments)
+    return parse_run(parser, arguments)
+
+
+def train_each(overrides: list[str], *, only_check: bool) -> int:
+    """Trains every run of a sweep, each in a process of its own, or prints what each would be."""
+    announce("reading the configurations")
+    from train.config.summary import summary
+    from train.config.sweep import open_jobs, run_jobs
+
+    jobs = open_jobs(overrides)
+    if only_check:
+        print("\n\n".join(f"== {job.label}\n{summary(job.run)}" for job in jobs))
+        return 0
+    if "LOCAL_RANK" in os.environ or any(job.run.world_size > 1 for job in jobs):
+        raise ConfigError(
+            ["--multirun starts one process for each run: add parallelism=single, or use ./launch/local.sh --multirun"]
+        )
+    warm_up()
+    return run_jobs(jobs, lambda job: run_warm(main, job.overrides))
 
 
 def stand_alone() -> None:
@@ -95,9 +124,15 @@ def resume_note(run: Run) -> str:
 
 
 def announce(text: str) -> None:
+    say(f"train: {text}")
+
+
+def say(text: str) -> None:
+    """Once, however many ranks there are."""
     if is_rank_0():
-        print(f"train: {text}", flush=True)
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # By its name, under which the processes of a sweep find it: in them, __main__ is something else.
+    run_command(import_module("train.__main__").main, advice=RESUME_ADVICE)

@@ -10,33 +10,27 @@ cut into windows of training.seq_len targets; each token but the first is a targ
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import CONFIG_EXIT, answers_errors
 from train.evaluation.tokens import mean_loss, read_sequences
 
 if TYPE_CHECKING:
     from train.checkpoint.reader import CheckpointName
 
 
+@answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m train.evaluate", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument("--tokens", metavar="FILE.npy", type=Path, required=True, help="file of token ids")
     parser.add_argument("--step", metavar="STEP", help="checkpoint: 40, phase-general, ... (default: the last one)")
     args = parser.parse_args(arguments)
-    try:
-        print(json.dumps(evaluate(args.run, args.tokens, args.step)))
-    except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CONFIG_EXIT
+    print(json.dumps(evaluate(args.run, args.tokens, args.step)))
     return 0
 
 
@@ -59,4 +53,4 @@ def evaluate(run_dir: Path, tokens: Path, step: CheckpointName | None) -> dict[s
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main, first_words="train.evaluate: the engine takes some seconds to load")

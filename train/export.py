@@ -10,14 +10,14 @@ whole or not at all: it is written beside its place, config.json last, and renam
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
+from data_pipelines.base.files import whole_folder
 from train.formats.hf_write import TOKENIZER_FILES, token_ids_of, write_json, write_weights
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ SHARD_BYTES = 5 * 10**9
 """Size of a weights file, at most; transformers' own default was 5 GB for years and every consumer takes it."""
 
 
+@answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m train.export", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make; with --format gguf, file to make")
     parser.add_argument("--step", metavar="STEP", help="checkpoint: 40, phase-general, ... (default: the last one)")
@@ -50,14 +49,10 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if args.dtype not in DTYPES[args.format]:
         parser.error(f"argument --dtype: {args.dtype} needs --format gguf; hf takes {' and '.join(DTYPES['hf'])}")
-    try:
-        if args.format == "gguf":
-            export_gguf(args.run, args.out, step=args.step, dtype=args.dtype)
-        else:
-            export(args.run, args.out, step=args.step, dtype=args.dtype, shard_bytes=args.shard_size)
-    except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CONFIG_EXIT
+    if args.format == "gguf":
+        export_gguf(args.run, args.out, step=args.step, dtype=args.dtype)
+    else:
+        export(args.run, args.out, step=args.step, dtype=args.dtype, shard_bytes=args.shard_size)
     print(f"exported {args.run} to {args.out} ({args.dtype})")
     return 0
 
@@ -82,14 +77,8 @@ def export(
     if out.exists() and not (out / "config.json").is_file():
         raise ConfigError([f"{out} exists and is no export; choose another folder"])
     reader = open_checkpoint(run.checkpoint_dir, run.model, step)
-    unfinished = out.with_name(out.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    with whole_folder(out) as unfinished:
         _write(run, reader, unfinished, dtype=dtype, shard_bytes=shard_bytes)
-        _replace_folder(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def export_gguf(run_dir: Path, out: Path, *, step: CheckpointName | None, dtype: Dtype) -> None:
@@ -101,16 +90,6 @@ def export_gguf(run_dir: Path, out: Path, *, step: CheckpointName | None, dtype:
     run = load_run(run_dir)
     reader, tokenizer_dir = open_checkpoint(run.checkpoint_dir, run.model, step), _tokenizer_dir(run)
     write_gguf(out, run.model, reader, tokenizer_dir, dtype=dtype, seq_len=run.timeline.seq_len)
-
-
-def _replace_folder(finished: Path, out: Path) -> None:
-    """A folder cannot be renamed onto another: the old one steps aside first, and goes when the new one is in place."""
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(finished, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _tokenizer_dir(run: Run) -> Path:
@@ -141,4 +120,4 @@ def _write(run: Run, reader: CheckpointReader, folder: Path, *, dtype: str, shar
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main, first_words="train.export: the engine takes some seconds to load")

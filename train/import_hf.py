@@ -9,26 +9,21 @@ selection biases come along; the momentum of the balancing rule and the optimize
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
+from data_pipelines.base.files import whole_folder
 
 
+@answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.import_hf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m train.import_hf", description=__doc__)
     parser.add_argument("folder", metavar="HF_DIR", type=Path, help="folder with config.json and *.safetensors")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make")
     args = parser.parse_args(arguments)
-    try:
-        num_parameters = import_hf(args.folder, args.out)
-    except (ConfigError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CONFIG_EXIT
+    num_parameters = import_hf(args.folder, args.out)
     print(f"imported {num_parameters:,} parameters; start with checkpoint.initial_load_path={args.out.absolute()}")
     return 0
 
@@ -39,7 +34,6 @@ def import_hf(folder: Path, out: Path) -> int:
     Raises ConfigError, before anything is written, where `folder` is not a whole model of the family.
     """
     from train.blueprint.shapes import model_shapes
-    from train.checkpoint.commits import commit
     from train.checkpoint.stream import write_checkpoint
     from train.formats.hf_folder import PublishedStorage, published_model
 
@@ -47,16 +41,11 @@ def import_hf(folder: Path, out: Path) -> int:
         raise ConfigError([f"{out} exists; choose another folder"])
     shapes = model_shapes(published_model(folder))
     storage = PublishedStorage(folder, shapes)
-    unfinished = out.with_name(out.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with whole_folder(out) as unfinished:
         write_checkpoint(unfinished, storage.tensors, lambda shard: storage.read(shard).float(), desc="import")
         shutil.copy(folder / "config.json", unfinished)  # what a run that starts from here is checked against
-        commit(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return sum(shape.numel() for name, shape in shapes.items() if not name.endswith("expert_bias_E"))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main, first_words="train.import_hf: the engine takes some seconds to load")

@@ -3,6 +3,7 @@
     python -m train.model trinity_large parallelism=hsdp_ep8           a model of configs/model, on a mesh
     python -m train.model trinity_mini parallelism.expert_parallel_degree=4 parallelism.data_parallel_shard_degree=64
     python -m train.model experiment=trinity_nano                      model and mesh of an experiment
+    python -m train.model --config-dir ~/mine mine                     a model of your own: ~/mine/model/mine.yaml
 
 The model is built on torch's meta device and sharded by the code that shards it in training, as one of as many
 pretended ranks as the mesh has; rank 0 is shown, and none holds more. Overrides are Hydra's, as of `python -m train`.
@@ -13,62 +14,56 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.command import CONFIGS
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, fail
+from data_pipelines.base.command import CONFIGS, add_overrides, command_parser, parse_overrides, run_command
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 
 if TYPE_CHECKING:
     from train.blueprint.count import Part
     from train.config.run import ModelSections
 
-MODELS = CONFIGS / "model"
 FLOAT32_BYTES = 4  # of weights, gradients and states: train/config/rules/every.py refuses other weights
 
 Lines = list[tuple[str, ...]]
 """Cells of a table."""
 
 
+@answers_errors({ConfigError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     """Exit code: 0 or CONFIG_EXIT."""
     args = parse(arguments)
     print("train.model: reading the configuration; the engine takes some seconds to load", flush=True)
-    try:
-        sections = read(args.overrides)
-    except ConfigError as error:
-        return fail(error.problems, CONFIG_EXIT)
-    print(report(sections))
+    print(report(read(args.overrides)))
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "overrides",
-        metavar="MODEL | OVERRIDE",
-        nargs="+",
-        help=f"one of {', '.join(model_names())}; a Hydra override",
-    )
-    return parser.parse_args(arguments)
+    parser = command_parser("python -m train.model", description=__doc__)
+    add_overrides(parser, metavar="MODEL | override", nargs="+")
+    args = parse_overrides(parser, arguments)
+    args.overrides = [text if "=" in text else f"model={text}" for text in args.overrides]
+    return args
 
 
-def model_names() -> list[str]:
-    return sorted(path.stem for path in MODELS.glob("*.yaml"))
+def model_names(folders: Sequence[Path] = (CONFIGS,)) -> list[str]:
+    """Of the files <folder>/model/*.yaml."""
+    return sorted(path.stem for folder in folders for path in folder.glob("model/*.yaml"))
 
 
-def read(arguments: list[str]) -> ModelSections:
+def read(overrides: list[str]) -> ModelSections:
     """The sections that say what to count. Raises ConfigError."""
-    overrides = [argument if "=" in argument else f"model={argument}" for argument in arguments]
     names = [override.removeprefix("model=") for override in overrides if override.startswith("model=")]
     if len(names) > 1:
         raise ConfigError([f"got {len(names)} models, {', '.join(names)}; name one"])
-    for name in names:
-        check_name(name)
     from data_pipelines.base.compose import compose
+    from data_pipelines.base.overrides import further_folders, parse
+
+    for name in names:
+        check_name(name, model_names([CONFIGS, *further_folders(parse(overrides))]))
     from train.config.check import check_some
     from train.config.run import ModelSections
 
@@ -77,11 +72,11 @@ def read(arguments: list[str]) -> ModelSections:
     return check_some(settings, ModelSections)
 
 
-def check_name(name: str) -> None:
-    if name not in model_names():
-        near = get_close_matches(name, model_names(), n=1)
+def check_name(name: str, known: list[str]) -> None:
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError([f"model={name}: there is no such model{hint}; there are: {', '.join(model_names())}"])
+        raise ConfigError([f"model={name}: there is no such model{hint}; there are: {', '.join(known)}"])
 
 
 def report(sections: ModelSections) -> str:
@@ -145,4 +140,4 @@ def _align(lines: Lines, *, words: tuple[int, ...]) -> list[str]:
 
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # pretended ranks have no GPUs, also where there are some
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -8,8 +8,6 @@ belongs to the phase that it begins in.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -17,6 +15,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import answers_errors
 from train.metrics.jsonl import read_rows
 from train.metrics.row import Row
 from train.pictures.canvas import Phases
@@ -30,6 +30,7 @@ Block = list[tuple[str, ...]]
 RECENT_STEPS = 50
 """Steps at the end of the run over which balance is judged."""
 UNITS = "losses in nats per token; MaxVio: load of the busiest expert over the mean load, less 1"
+NO_REPORT_EXIT = 1
 TIMED_PARTS = ("data", "forward_backward", "optimizer", "checkpoint", "validation")
 """Parts of `seconds`; what remains of its `total` is shown as `other`."""
 
@@ -118,18 +119,13 @@ def _align(line: tuple[str, ...]) -> str:
     return f"{name:<24}" + "".join(f"{figure:>14}" for figure in figures)
 
 
+@answers_errors({ValueError: NO_REPORT_EXIT, OSError: NO_REPORT_EXIT})
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m train.report", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
-    try:
-        print(write_report(parser.parse_args(arguments).run))
-    except (ValueError, OSError) as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 1
+    print(write_report(parser.parse_args(arguments).run))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

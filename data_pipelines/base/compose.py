@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_pipelines.base.command import CONFIGS
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.overrides import further_folders, parse, to_hydra
 
-_BY_NAME = re.compile(r"\+{1,2}(data\.mix(?:\.[^.=]+)?|data\.sources)=(\s*\{.*)", re.DOTALL)
-"""A value in braces for a setting whose keys are names that people choose: phases and sources."""
+NAME = "config"
+"""The file of CONFIGS that every configuration starts from."""
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
     """The resolved configuration as plain containers. Raises ConfigError where Hydra cannot compose one."""
+    parts = to_hydra(overrides)
+    with _hydra():
+        config = hydra_compose(NAME, overrides=parts)
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def to_yaml(settings: dict[str, Any]) -> str:
+    """What --cfg job prints: it can be read back, and holds values where there were references."""
+    return OmegaConf.to_yaml(OmegaConf.create(settings)).rstrip("\n")
+
+
+def info(topic: str, overrides: list[str]) -> str:
+    """What --info prints. topic: "defaults", the files in the order in which they apply, or "searchpath".
+
+    Raises ConfigError as `compose` does.
+    """
+    parts = to_hydra(overrides)
+    with _hydra() as loader:
+        if topic == "searchpath":
+            own = [str(folder) for folder in further_folders(parse(overrides))]
+            rows = [("searched in this order",), (str(CONFIGS),), *((folder,) for folder in own)]
+        else:
+            found = loader.compute_defaults_list(NAME, parts, run_mode=RunMode.RUN).defaults
+            files = [(str(one.config_path), one.package or "", one.parent or "") for one in found]
+            rows = [("file", "into", "named by"), *(row for row in files if not row[0].startswith("hydra"))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+@contextmanager
+def _hydra() -> Iterator[ConfigLoader]:
+    """Hydra at CONFIGS; what it cannot do is a ConfigError."""
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-            parts = [part for override in overrides for part in _replacing(_let_through(override))]
-            config = hydra_compose("config", overrides=parts)
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+            yield GlobalHydra.instance().config_loader()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([_first_line(error)]) from error
-
-
-def _let_through(override: str) -> str:
-    """Adds `++` to a value's override: Hydra stops at the first unknown key, our check names all of them."""
-    key, equals, _ = override.partition("=")
-    is_group = (CONFIGS / key).is_dir()
-    return override if not equals or is_group or not key[:1].isalpha() else f"++{override}"
-
-
-def _replacing(override: str) -> list[str]:
-    """Two overrides where a person gives all weights or all sources at once: Hydra would merge them with those of the
-    experiment, and keep names that were not given."""
-    found = _BY_NAME.fullmatch(override)
-    return [f"++{found[1]}=null", f"++{found[1]}={found[2]}"] if found else [override]
 
 
 def _first_line(error: Exception) -> str:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+
+from data_pipelines.base.rank import this_rank
 
 CONFIG_EXIT = 2
 """Exit code of a configuration, run directory or corpus that cannot work as given."""
 RUN_EXIT = 3
 """Exit code of a run that had to stop: non-finite numbers, a full disk, W&B that does not start."""
+DATA_EXIT = 1
+"""Exit code of the commands of data_pipelines, whatever was wrong with the data."""
+
+RESUME_ADVICE = "The same command goes on from the last complete checkpoint."
+
+Main = Callable[[list[str]], int]
+"""A program as a function: its arguments -> its exit code."""
 
 
 class ConfigError(ValueError):
@@ -23,15 +33,31 @@ class RunError(RuntimeError):
     """A run that cannot go on. The message says what stands, and what to do."""
 
 
+def answers_errors(exit_codes: Mapping[type[Exception], int]) -> Callable[[Main], Main]:
+    """Decorates the main of a command: an error of these kinds becomes "error:" lines and its exit code.
+
+    The first kind that fits counts. Anything else is a mistake in the program and keeps its traceback.
+    """
+
+    def decorate(main: Main) -> Main:
+        @wraps(main)
+        def answer(arguments: list[str]) -> int:
+            try:
+                return main(arguments)
+            except tuple(exit_codes) as error:
+                problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+                return fail(problems, next(code for kind, code in exit_codes.items() if isinstance(error, kind)))
+
+        return answer
+
+    return decorate
+
+
 def fail(problems: list[str], exit_code: int) -> int:
     """Says what is wrong, a line a problem, and returns the exit code.
 
     Every rank speaks: the launcher stops the others as soon as one has ended, and that may be rank 0.
     """
-    number = os.environ.get("RANK", "0")
-    rank = "" if number == "0" else f"rank {number}: "
+    rank = f"rank {this_rank()}: " if this_rank() else ""
     print("".join(f"error: {rank}{problem}\n" for problem in problems), end="", file=sys.stderr, flush=True)
     return exit_code
-
-
-RESUME_ADVICE = "The same command goes on from the last complete checkpoint."

@@ -109,6 +109,8 @@ def _member(hint: Any, kind: Any) -> Any:
 
 def _got(problem: Any) -> str:
     value = problem.get("input")
+    if problem["type"] == "string_type" and isinstance(value, list):
+        return f""" (got the list {value!r}; a text in brackets is quoted twice: 'key="[...]"')"""
     return "" if isinstance(value, dict) or dataclasses.is_dataclass(value) else f" (got {value!r})"
 
 

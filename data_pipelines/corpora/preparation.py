@@ -23,15 +23,16 @@ import xxhash
 from filelock import FileLock
 from tqdm import tqdm
 
+from data_pipelines.base.files import write_whole
 from data_pipelines.corpora import Corpus, Document
 from data_pipelines.corpora.files import FilesData, files_corpus, files_fingerprint
 from data_pipelines.corpora.holdout import Split, split_documents
 from data_pipelines.corpora.kinds import AnyData
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData, stdlib_corpus, stdlib_fingerprint
+from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.shards.manifest import DataError, Manifest
 from data_pipelines.shards.prepared import Prepared, ShardSource
-from data_pipelines.tokenize import write_manifest, write_shard
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 from data_pipelines.tokenizer.encoder import TextEncoder
 
@@ -47,13 +48,8 @@ def prepare(data: AnyData) -> Prepared:
     if isinstance(data, ShardsData):
         return _check_shards(data)
     root = Path(data.dir) / _key(data)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise DataError(f"data.dir={data.dir} cannot be written ({err.strerror}); choose another folder") from err
-    with FileLock(f"{root}.lock"):
-        if not (root / "prepared.json").is_file():
-            _build(data, root)
+    if not (root / "prepared.json").is_file():  # else nothing is written: the folder may be on a read-only mount
+        _build_once(data, root)
     sources = json.loads((root / "prepared.json").read_text())
     return Prepared(
         tokenizer_dir=data.tokenizer or str(root / "tokenizer"),
@@ -61,6 +57,16 @@ def prepare(data: AnyData) -> Prepared:
             name: ShardSource(**{part: str(root / name / part) for part in parts}) for name, parts in sources.items()
         },
     )
+
+
+def _build_once(data: StdlibData | FilesData, root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise DataError(f"data.dir={data.dir} cannot be written ({err.strerror}); choose another folder") from err
+    with FileLock(f"{root}.lock"):
+        if not (root / "prepared.json").is_file():
+            _build(data, root)
 
 
 def _build(data: StdlibData | FilesData, root: Path) -> None:
@@ -80,8 +86,7 @@ def _build(data: StdlibData | FilesData, root: Path) -> None:
         for name, read in corpus.items():
             _write_source(root / name, read, splits[name], encoder, bar.update)
     parts = {name: ["train", "held_out"] if split.held_out else ["train"] for name, split in splits.items()}
-    (root / "prepared.tmp").write_text(json.dumps(parts))
-    (root / "prepared.tmp").rename(root / "prepared.json")
+    write_whole(root / "prepared.json", json.dumps(parts))
 
 
 def _train_tokenizer(corpus: Corpus, splits: dict[str, Split], vocab_size: int, folder: Path) -> None:

@@ -6,12 +6,12 @@ Written whole or not at all. The plan is a pure function of what is in it, and i
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from data_pipelines.base.files import write_whole
 from data_pipelines.plan.plan import Plan
 from data_pipelines.plan.ramp import Ramp
 from data_pipelines.shards.manifest import DataError
@@ -34,9 +34,7 @@ class DataRecord:
 def record_data(run_dir: Path, plan: Plan, prepared: Prepared, ramp: Ramp) -> None:
     """Writes <run_dir>/plan.json; the same again where it is there already."""
     record = DataRecord(plan=plan, hash=plan.hash, prepared=prepared, ramp=ramp)
-    partial = run_dir / f"{FILE_NAME}.{os.getpid()}.tmp"
-    partial.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, run_dir / FILE_NAME)
+    write_whole(run_dir / FILE_NAME, json.dumps(asdict(record), indent=1) + "\n")
 
 
 def read_data_record(run_dir: Path) -> DataRecord:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.shards.manifest import Manifest, VerifiedFile, join
+from data_pipelines.shards.manifest import DataError, Manifest, VerifiedFile, join
 from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.writer import ENDS, NAMES, TOKENS
 
@@ -39,15 +39,15 @@ class Source:
     """All shards of a folder as one sequence of tokens.
 
     Opening it compares the size of each file with the manifest; contents are verified as they are touched.
-    Raises DataError for a missing, truncated or grown file.
+    Raises DataError with every file that is missing, truncated or grown.
     """
 
     def __init__(self, uri: str):
         self.uri = uri
         self.manifest = Manifest.load(uri)
         self.num_tokens = self.manifest.num_tokens
-        for problem in self.manifest.size_problems(uri).values():
-            raise problem
+        if problems := self.manifest.size_problems(uri):
+            raise DataError("\n".join(str(problem) for problem in problems.values()))
         self._starts = [0, *accumulate(shard.tokens for shard in self.manifest.shards)]
         self._files: dict[str, VerifiedFile] = {}
         # An index takes megabytes and a source may have thousands of them.
@@ -81,7 +81,11 @@ class Source:
         """The document that token number `token` belongs to."""
         s = bisect_right(self._starts, token) - 1
         document = int(np.searchsorted(self._ends(s), token - self._starts[s], "right"))
-        return Place(self.manifest.shards[s].name, document, self._names(s)[document])
+        return Place(self.manifest.shards[s].name, document, self._name(s, document))
+
+    def _name(self, s: int, document: int) -> str:
+        """Shards that others wrote may come without names: then a document is known by its number."""
+        return self._names(s)[document] if NAMES in self.manifest.shards[s].files else f"document {document:,}"
 
     def position(self, token: int) -> str:
         """Where a token lies, for people: file and byte."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from data_pipelines import prepare as module
+from data_pipelines.corpora import preparation as module
 from data_pipelines.corpora.files import FilesData, FileSource
 from data_pipelines.corpora.find import stored_file
 from data_pipelines.corpora.kinds import DataConfig, source_names

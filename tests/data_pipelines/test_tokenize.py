@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import tokenize as module
 from data_pipelines.shards.finished import SUFFIX
-from data_pipelines.shards.manifest import Manifest, ShardRecord
+from data_pipelines.shards.manifest import Manifest
 from data_pipelines.tokenize import main
 
 
@@ -82,16 +81,18 @@ def test_a_shard_that_may_differ_is_made_anew(change: str, corpus: Corpus, capsy
     assert not Manifest.load(str(corpus.out)).size_problems(str(corpus.out))
 
 
-def test_ctrl_c_is_one_line_and_130(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*_: object, **__: object) -> ShardRecord:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "write_shard", interrupt)
-    assert main([*corpus.arguments, "--workers", "1"]) == 130
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "stopped. Finished shards are kept; the same command goes on with the others."
+def test_ctrl_c_is_one_line_and_130(corpus: Corpus) -> None:
+    code = (
+        "import os, runpy, signal, data_pipelines.shards.writer as w; "
+        "w.ShardWriter.add = lambda *_: os.kill(os.getpid(), signal.SIGINT); "
+        "runpy.run_module('data_pipelines.tokenize', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, *corpus.arguments, "--workers", "1"]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 130
+    last = ended.stderr.splitlines()[-1]
+    assert last == "error: stopped by SIGINT. Finished shards are kept; the same command goes on with the others."
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_killed_worker_ends_the_command_with_the_file_it_was_at(corpus: Corpus) -> None:
@@ -100,7 +101,7 @@ def test_a_killed_worker_ends_the_command_with_the_file_it_was_at(corpus: Corpus
     os.mkfifo(corpus.folder / "texts/b.txt")
     code = (
         "import sys, data_pipelines.tokenize as t, data_pipelines.corpora.find as f, os; "
-        "f.os.path.isfile = os.path.exists; sys.exit(t.main())"
+        "f.os.path.isfile = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *corpus.arguments, "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

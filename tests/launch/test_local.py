@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
-from data_pipelines.base.compose import compose
+from data_pipelines.base.command import parse_run, run_parser
 from data_pipelines.base.errors import RESUME_ADVICE
 from launch import local
-from train.config.check import check
+from train.config.sweep import open_jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,8 +67,15 @@ EXAMPLES = re.findall(r"^ +\./launch/local\.sh(.*?)(?:  .*)?$", local.__doc__ or
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_the_help_are_configurations(example: str) -> None:
-    check(compose(local.with_experiment(shlex.split(example))))
+def test_the_examples_of_the_help_are_configurations(example: str, own_experiment: Path) -> None:
+    arguments = shlex.split(example.replace("~/mine", str(own_experiment)))
+    args = parse_run(run_parser("local.sh", description=None), arguments)
+    assert open_jobs(local.with_experiment(args.overrides))
+
+
+def test_the_configuration_is_shown_and_nothing_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert local.main(["--cfg", "job", "run.name=shown"]) == 0
+    assert capsys.readouterr().out.startswith("run:\n  name: shown\n")
 
 
 def test_an_unknown_option_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +152,15 @@ class TestPhases:
         assert local.main([]) == 3
         assert notes == ["data"]
         assert "error: loss is not finite" in capsys.readouterr().err
+
+    def test_a_sweep_goes_through_all_phases_with_each_run(
+        self, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(local, "warm_up", lambda: None)
+        arguments = ["-m", f"run.dir={tmp_path}/${{run.name}}", "balance.speed=0.5,0.25"]
+        assert local.main(arguments) == 0
+        assert notes == ["data", "train", "export", "report"] * 2
+        assert f"{tmp_path}/smoke-speed-0.25" in capsys.readouterr().out.splitlines()[-1]
 
     def test_a_failed_export_keeps_its_exit_code(self, notes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(local, "run_warm", lambda main, arguments: 5)

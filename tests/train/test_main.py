@@ -27,14 +27,70 @@ def test_check_says_what_follows_and_makes_nothing(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_the_help_are_configurations(example: str) -> None:
-    from data_pipelines.base.compose import compose
-    from train.config.check import check
+def test_the_examples_of_the_help_are_configurations(example: str, own_experiment: Path) -> None:
+    from train.config.sweep import open_jobs
 
-    check(compose(program.parse(shlex.split(example)).overrides))
+    assert open_jobs(program.parse(shlex.split(example.replace("~/mine", str(own_experiment)))).overrides)
 
 
 def test_the_help_says_what_there_is_to_choose_from(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         program.main(["--help"])
     assert re.search(r"balance= +linear, none, sign, smebu", capsys.readouterr().out)
+
+
+def test_the_configuration_is_shown_in_full_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    from omegaconf import OmegaConf
+
+    from data_pipelines.base.compose import compose
+    from train.config.check import check
+
+    assert program.main(["experiment=smoke", "--cfg", "job"]) == 0
+    shown = OmegaConf.to_container(OmegaConf.create(capsys.readouterr().out))
+    run = check(compose(["experiment=smoke"]))
+    assert shown == run.settings
+    assert shown["training"]["gc_freq"] == run.training.gc_freq  # type: ignore[index,call-overload]  (a default)
+
+
+def test_a_configuration_that_cannot_run_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["experiment=smoke", "--cfg", "job", "training.stepz=1"]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "training.stepz" in shown.err
+
+
+def test_the_files_of_a_configuration_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["experiment=smoke", "--info", "defaults"]) == 0
+    assert "parallelism/hsdp_2x2_ep2" in capsys.readouterr().out
+
+
+def test_several_values_need_multirun_and_multirun_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    values = ["experiment=smoke", "parallelism=single", "optimizer.muon.lr=1e-2,2e-2", "--check"]
+    assert program.main(values) == 2
+    assert "--multirun" in capsys.readouterr().err
+    assert program.main([*values, "--multirun"]) == 0
+    assert re.findall(r"^== (.*)", capsys.readouterr().out, re.MULTILINE) == ["lr=0.01", "lr=0.02"]
+
+
+def test_a_sweep_of_several_ranks_is_sent_to_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["-m", "experiment=smoke", "optimizer.muon.lr=1e-2,2e-2"]) == 2
+    assert "./launch/local.sh --multirun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["run.name=", "run.dir=", "run.name='  '", "run.name='a/b'", "run.name=..", "run.dir='~/x'"]
+)
+def test_a_place_that_an_unset_variable_leaves_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["experiment=smoke", "--check", wrong]) == 2
+    assert f"error: {wrong.partition('=')[0]} must " in capsys.readouterr().err
+
+
+def test_a_list_in_place_of_a_text_is_answered_with_how_to_quote_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["experiment=smoke", "--check", "run.name=[ab]"]) == 2
+    assert "quoted twice" in capsys.readouterr().err
+
+
+def test_showing_and_sweeping_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        program.main(["-m", "--cfg", "job", "experiment=smoke"])
+    assert "leave out --multirun" in capsys.readouterr().err

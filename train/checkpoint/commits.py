@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_pipelines.base.files import flush
+
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether DCP wrote the folder."""
@@ -45,15 +47,7 @@ def commit(partial: Path, final: Path) -> None:
     """Makes a written checkpoint the real one: data first on the disk, then the rename, then the folder's entry."""
     for file in sorted(partial.rglob("*")):
         if file.is_file():
-            _flush(file)
-    _flush(partial)
+            flush(file)
+    flush(partial)
     os.rename(partial, final)
-    _flush(final.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(final.parent)

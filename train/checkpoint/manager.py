@@ -24,6 +24,7 @@ from torchtitan.components.checkpointer.base import MODEL
 from torchtitan.tools.utils import GarbageCollection
 
 from data_pipelines.base.errors import RunError
+from data_pipelines.base.rank import is_rank_0
 from train.afmoe.moe import TRAINING_ONLY
 from train.checkpoint.commits import commit, committed_steps, is_checkpoint, name_milestones, stale_steps
 from train.formats.hf_folder import PublishedStorage
@@ -64,12 +65,12 @@ class Checkpoints(CheckpointManager):
         started = time.perf_counter()
         final = Path(self._create_checkpoint_id(curr_step))
         partial = final.with_name(final.name + ".tmp")
-        if dist.get_rank() == 0:
+        if is_rank_0():
             shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed while it saved
         dist.barrier()
         try:
             self.dcp_save(self._flattened_model_states_sd(), str(partial), self.async_mode)
-            _agree(self._try_commit(partial, final) if dist.get_rank() == 0 else None)
+            _agree(self._try_commit(partial, final) if is_rank_0() else None)
         except (Exception, CheckpointException) as error:  # DCP's is a BaseException
             raise self._save_error(curr_step, partial, error) from error
         self._purge_stale_checkpoints()
@@ -88,7 +89,7 @@ class Checkpoints(CheckpointManager):
 
     def _save_error(self, step: int, partial: Path, error: BaseException) -> RunError:
         """Frees the space of what could not be written, and says what stands."""
-        if dist.get_rank() == 0:
+        if is_rank_0():
             shutil.rmtree(partial, ignore_errors=True)
         steps = committed_steps(Path(self.folder))
         stands = f"{self.folder}/step-{steps[-1]} is complete" if steps else "there is no earlier one"

@@ -35,6 +35,16 @@ class RunConfig:
     """Stop, with a checkpoint, after this step; the schedule stays that of the whole run. null: run to the end."""
 
     def __post_init__(self) -> None:
+        for setting, text in (("name", self.name), ("dir", self.dir)):
+            if not text.strip():
+                raise ValueError(f"{setting} must not be empty, got {text!r}; was a variable of the shell not set?")
+            if text.startswith("~"):
+                raise ValueError(
+                    f"{setting} must not begin with ~ (the shell left it as it is), got {text!r}; write $HOME"
+                )
+        is_folder_name = "/" not in self.name and self.name not in (".", "..")
+        if not is_folder_name or not self.name.isprintable() or self.name != self.name.strip():
+            raise ValueError(f"name must do as the name of a folder, got {self.name!r}; run.dir may lie anywhere")
         if self.stop_after_step is not None and self.stop_after_step < 1:
             raise ValueError(f"stop_after_step={self.stop_after_step}: must be at least 1, or null")
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.files import write_whole
 from train.config.binding import is_bound
 from train.config.full import completed, read_stored
 from train.config.run import Run
@@ -26,9 +27,7 @@ def open_run_dir(run: Run) -> None:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run.run_dir, os.W_OK):
             raise PermissionError(f"no permission to write to {run.run_dir}")
-        partial = run.run_dir / f"config.yaml.{os.environ.get('RANK', 0)}.tmp"  # all ranks write it, at the same time
-        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(run.settings)), encoding="utf-8")
-        os.replace(partial, stored)
+        write_whole(stored, OmegaConf.to_yaml(OmegaConf.create(run.settings)))  # all ranks do, at the same time
     except OSError as error:
         raise ConfigError([f"run.dir={run.run_dir}: cannot be written ({error}); choose another folder"]) from error
 

@@ -11,8 +11,8 @@ model that differs there is refused: the file would load and be wrong. tests/tra
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.files import whole_file
 from train.afmoe.config import ModelConfig
 from train.formats.gguf_tokenizer import add_tokenizer
 from train.formats.tensors import Reader
@@ -110,21 +111,17 @@ def write_gguf(
     """
     _check(path, model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.AFMOE])
-    _add_keys(writer, model, dtype=dtype, seq_len=seq_len)
-    add_tokenizer(writer, tokenizer_dir, vocab_size=model.vocab_size)
-    targets = [_target(source, tuple(shape), dtype) for source, shape in reader.shapes.items()]
-    for target in targets:
-        writer.add_tensor_info(
-            target.name, target.shape, np.dtype(np.float32), target.nbytes, raw_dtype=target.encoding
-        )
-    try:
-        _write(writer, reader, targets)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)  # first: on a full disk, closing fails once more
-        writer.close()
+    with whole_file(path) as partial:
+        writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.AFMOE])
+        _add_keys(writer, model, dtype=dtype, seq_len=seq_len)
+        add_tokenizer(writer, tokenizer_dir, vocab_size=model.vocab_size)
+        targets = [_target(source, tuple(shape), dtype) for source, shape in reader.shapes.items()]
+        for target in targets:
+            writer.add_tensor_info(
+                target.name, target.shape, np.dtype(np.float32), target.nbytes, raw_dtype=target.encoding
+            )
+        with closing(writer):
+            _write(writer, reader, targets)
 
 
 def encoding(name: str, shape: tuple[int, ...], dtype: Dtype) -> GGMLQuantizationType:
@@ -223,8 +220,6 @@ def _write(writer: gguf.GGUFWriter, reader: Reader, targets: list[_Target]) -> N
         written = sum(_write_slice(file, reader.read(target.source, rows), target) for rows in target.slices())
         assert written == target.nbytes, (target, written)
         writer.write_padding(file, written)
-    file.flush()
-    os.fsync(file.fileno())  # the name must not become true before the bytes do
 
 
 def _write_slice(file: BufferedWriter, rows: Tensor, target: _Target) -> int:

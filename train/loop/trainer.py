@@ -22,6 +22,7 @@ from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.distributed import utils as dist_utils
 
 from data_pipelines.base.errors import RunError
+from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
 from train.afmoe.decoder import moe_layers
 from train.afmoe.tally import take_
@@ -78,7 +79,7 @@ class Trainer(titan.Trainer):
             config.run.metrics,
             self.balancer,
             self.moe_layer_ids,
-            picture=config.run.run_dir / "loads.png" if dist.get_rank() == 0 else None,
+            picture=config.run.run_dir / "loads.png" if is_rank_0() else None,
         )
         self.held_out = HeldOut(
             config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.base.files import write_whole
 from train.metrics.row import Row
 
 
@@ -27,9 +28,7 @@ class JsonLines:
 
     def __init__(self, path: Path, *, resume_step: int):
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
-        partial = path.with_name(path.name + ".tmp")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:

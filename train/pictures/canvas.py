@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+from data_pipelines.base.files import whole_file
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
@@ -60,14 +61,12 @@ def new_picture(
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(num_rows, num_columns, figsize=size, sharex=True, squeeze=False, **sharing)
         figure.suptitle(title, x=0.008, ha="left", fontsize=13)
-        partial = path.with_name(path.name + ".tmp")
         try:
             yield panels
-            figure.savefig(partial, format="png", dpi=150)
-            os.replace(partial, path)
+            with whole_file(path, durable=False) as partial:
+                figure.savefig(partial, format="png", dpi=150)
         finally:
             plt.close(figure)
-            partial.unlink(missing_ok=True)
 
 
 def mark_phases(axes: Axes, phases: Phases, *, seen: int) -> None:

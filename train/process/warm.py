@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from threading import Thread
+
+from data_pipelines.base.errors import Main
 
 WARM = multiprocessing.get_context("forkserver")
 """Makes processes that have imported the engine."""
@@ -39,10 +41,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LINGER_S = 0.5
 """How long a failed rank stays. The launcher looks every 0.1 s and blames any rank that has ended by then: where the
 end of one makes the others fail, that would be any of them."""
-
-
-Main = Callable[[list[str]], int]
-"""A program as a function: its arguments -> its exit code."""
 
 
 def warm_up() -> None:

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, fail
+from data_pipelines.base.command import add_overrides, command_parser, parse_overrides, run_command
+from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, RUN_EXIT, ConfigError, RunError, answers_errors
 from train.__main__ import main as train
 from train.metrics.console import bar_interval_s
 from train.metrics.jsonl import read_rows
-from train.process.signals import stop_on_ctrl_c
 from train.process.warm import nothing_left_behind, start_warm, warm_up
 from train.studies.measures import legend, table
 from train.studies.picture import Drawn, draw
@@ -90,31 +90,23 @@ class Case:
         return f"{self.label}: step {last['step']}, loss {last['loss']:.3f}, MaxVio {last['max_violation']:.2f}"
 
 
+@answers_errors({ConfigError: CONFIG_EXIT, RunError: RUN_EXIT, OSError: RUN_EXIT})
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     rules = list(dict.fromkeys(rule.strip() for rule in args.rules.split(",")))
     print(f"balance study: {', '.join(rules)} in {args.out}; the engine takes some seconds to load", flush=True)
-    try:
-        warm_up()
-        cases = open_cases(rules, args.out, args.overrides)
-        prepare_data(cases[0].run)
-        train_all(cases, at_once=args.at_once)
-        print(f"\n{write_results(cases, args.out)}")
-    except ConfigError as error:
-        return fail(error.problems, CONFIG_EXIT)
-    except (RunError, OSError) as error:
-        return fail([str(error)], RUN_EXIT)
+    warm_up()
+    cases = open_cases(rules, args.out, args.overrides)
+    prepare_data(cases[0].run)
+    train_all(cases, at_once=args.at_once)
+    print(f"\n{write_results(cases, args.out)}")
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.studies.balance",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("python -m train.studies.balance", description=__doc__)
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="folder for the runs, the table and the picture")
-    parser.add_argument("overrides", nargs="*", metavar="override", help="section.key=value, for every run")
+    add_overrides(parser)
     parser.add_argument(
         "--rules",
         metavar="RULE[:SPEED],...",
@@ -129,7 +121,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=len(os.sched_getaffinity(0)),
         help="runs at the same time, one thread each (default: one for each core, %(default)s)",
     )
-    args = parser.parse_intermixed_args(arguments)
+    args = parse_overrides(parser, arguments)
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"OUT_DIR: {args.out} is a file; name a folder")
     if args.at_once < 1:
@@ -219,5 +211,4 @@ def write_results(cases: list[Case], out: Path) -> str:
 
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # several runs at a time, and the same figures on a machine with GPUs
-    stop_on_ctrl_c()
-    sys.exit(main(sys.argv[1:]))
+    run_command(main, advice=RESUME_ADVICE)

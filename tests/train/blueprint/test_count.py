@@ -14,6 +14,7 @@ from torchtitan.config import ParallelismConfig, TrainingConfig
 from torchtitan.distributed.utils import set_spmd_backend
 from transformers import AfmoeConfig, AfmoeForCausalLM
 
+from data_pipelines.base.command import CONFIGS
 from data_pipelines.base.errors import CONFIG_EXIT
 from tests.train.afmoe import TOKEN_IDS, build_model, family_config, random_tokens, tiny_config
 from train.afmoe.config import ModelConfig
@@ -174,3 +175,12 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_built(capsys: py
 def test_two_models_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trinity_tiny", "model=trinity_mini"]) == CONFIG_EXIT
     assert capsys.readouterr().err == "error: got 2 models, trinity_tiny, trinity_mini; name one\n"
+
+
+def test_a_model_of_ones_own_is_known_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text((CONFIGS / "model/trinity_smoke.yaml").read_text())
+    assert main(["mine", f"--config-dir={tmp_path}"]) == 0
+    assert "trinity_smoke: 3," in capsys.readouterr().out
+    assert main(["min", f"--config-dir={tmp_path}"]) == CONFIG_EXIT
+    assert "did you mean mine?" in capsys.readouterr().err

@@ -145,3 +145,10 @@ def test_the_examples_of_the_help_are_configurations(example: str) -> None:
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) == 3
+
+
+def test_a_problem_of_ones_own_is_found(own_experiment: Path, tmp_path: Path) -> None:
+    (own_experiment / "model").mkdir()
+    (own_experiment / "model/mine.yaml").write_text("defaults:\n  - trinity_smoke\n\nnum_experts: 32\n")
+    args = balance.parse([str(tmp_path / "out"), f"--config-dir={own_experiment}", "model=mine"])
+    assert balance.open_case("sign", args.out, args.overrides).run.model.num_experts == 32

@@ -1,0 +1,110 @@
+"""Overrides as people type them, one string each, in Hydra's grammar: read, corrected, multiplied."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import product
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from data_pipelines.base.command import CONFIGS, SEARCH_PATH, quoted
+from data_pipelines.base.errors import ConfigError
+
+_BY_NAME = re.compile(r"\+{1,2}(data\.mix(?:\.[^.=]+)?|data\.sources)=(\s*\{.*)", re.DOTALL)
+"""A value in braces for a setting whose keys are names that people choose: phases and sources."""
+
+Assignment = dict[str, str]
+"""One value for each setting of a sweep: key -> value in Hydra's grammar."""
+
+
+def to_hydra(overrides: list[str]) -> list[str]:
+    """What Hydra composes from. Raises ConfigError with every override that cannot be read, or has several values."""
+    parsed = parse(overrides)
+    swept = [text for text, one in zip(overrides, parsed, strict=True) if one.is_sweep_override()]
+    if problems := [_several_values(text) for text in swept]:
+        raise ConfigError(problems)
+    folders = [CONFIGS, *further_folders(parsed)]
+    return [part for override in overrides for part in _replacing(_let_through(override, folders))]
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Raises ConfigError with every override that cannot be read, and how to write it."""
+    parser = OverridesParser.create()
+    parsed: list[Override] = []
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            problems.append(_unreadable(text, str(error).splitlines()[0]))
+    if problems:
+        raise ConfigError(problems)
+    return parsed
+
+
+def further_folders(parsed: list[Override]) -> list[Path]:
+    """The folders that are searched besides CONFIGS."""
+    paths = [one.value() for one in parsed if one.key_or_group == SEARCH_PATH]
+    return [Path(str(path).removeprefix("file://")) for of_one in paths if isinstance(of_one, list) for path in of_one]
+
+
+def sweep(overrides: list[str]) -> list[tuple[Assignment, list[str]]]:
+    """Every combination of the values given as a,b or choice(), range(): what is special to it, and all its overrides.
+
+    Raises ConfigError where an override cannot be read, or has no countable values.
+    """
+    choices: list[list[tuple[str, str]]] = []
+    for text, one in zip(overrides, parse(overrides), strict=True):
+        if one.is_sweep_override() and not one.is_discrete_sweep():
+            raise ConfigError([f"{text}: has no countable values; name them: {one.get_key_element()}=1,2,3"])
+        values = [f"{one.get_key_element()}={value}" for value in _values(one)] if one.is_sweep_override() else [text]
+        choices.append([(one.key_or_group if one.is_sweep_override() else "", value) for value in values])
+    return [
+        ({key: text.partition("=")[2] for key, text in combination if key}, [text for _, text in combination])
+        for combination in product(*choices)
+    ]
+
+
+def _values(override: Override) -> list[str]:
+    try:
+        return list(override.sweep_string_iterator())
+    except HydraException as error:
+        raise ConfigError([f"{override.input_line}: {error}; name the options: a,b"]) from error
+
+
+def in_shell(key: str, value: str) -> str:
+    """The override that gives `key` exactly this text, as it is typed in a shell."""
+    return shlex.quote(f"{key}={quoted(value)}")
+
+
+def _unreadable(override: str, reason: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: expected group=option or section.key=value"
+    return f"{override}: Hydra cannot read that ({reason}); if it is a text, quote it: {in_shell(key, value)}"
+
+
+def _several_values(override: str) -> str:
+    key, _, value = override.partition("=")
+    return (
+        f"{override}: several values. For a run with each of them add --multirun to ./launch/local.sh or "
+        f"python -m train; for a list write {shlex.quote(f'{key}=[{value}]')}, for a text {in_shell(key, value)}"
+    )
+
+
+def _let_through(override: str, folders: list[Path]) -> str:
+    """Adds `++` to a value's override: Hydra stops at the first unknown key, our check names all of them."""
+    key, equals, _ = override.partition("=")
+    is_hydras = key.startswith("hydra.") or any((folder / key).is_dir() for folder in folders)
+    return override if not equals or is_hydras or not key[:1].isalpha() else f"++{override}"
+
+
+def _replacing(override: str) -> list[str]:
+    """Two overrides where a person gives all weights or all sources at once: Hydra would merge them with those of the
+    experiment, and keep names that were not given."""
+    found = _BY_NAME.fullmatch(override)
+    return [f"++{found[1]}=null", f"++{found[1]}={found[2]}"] if found else [override]

@@ -1,0 +1,235 @@
+"""data_pipelines/base/: what all commands have in common, to the one who types them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.base.command import CONFIGS, overrides_parser, parse_overrides
+from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, answers_errors
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = (
+    "train.__main__",
+    "train.model",
+    "train.evaluate",
+    "train.export",
+    "train.import_hf",
+    "train.report",
+    "train.studies.balance",
+    "data_pipelines.prepare",
+    "data_pipelines.tokenize",
+    "data_pipelines.verify",
+    "data_pipelines.explain",
+    "launch.local",
+)
+COMPOSING = ("train.__main__", "train.model", "train.studies.balance", "data_pipelines.prepare", "launch.local")
+HELP = """
+import importlib, sys, time
+for name in sys.argv[1:]:
+    started = time.process_time()
+    try:
+        importlib.import_module(name).main(["--help"])
+    except SystemExit as end:
+        assert end.code == 0
+    assert "torch" not in sys.modules, f"{name} imports torch"
+    assert time.process_time() - started < 1, name
+"""
+STOPPED = """
+import os, signal, sys, time
+from data_pipelines.base.command import run_command
+
+def main(arguments):
+    try:
+        os.kill(os.getpid(), signal.Signals[arguments[0]])
+        time.sleep(5)
+    finally:
+        print("tidied up", flush=True)
+        if arguments[1:]:
+            raise OSError("and this went wrong on the way")
+
+run_command(main, advice="Try again.")
+"""
+
+
+def test_help_takes_no_second_and_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP, *COMMANDS], cwd=ROOT, capture_output=True, text=True)
+    assert not done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_module_ends_in_the_common_way(name: str) -> None:
+    text = (ROOT / f"{name.replace('.', '/')}.py").read_text()
+    assert re.search(r"^    run_command\(", text, re.MULTILINE)
+    assert "sys.exit(" not in text
+    assert "argparse.ArgumentParser(" not in text
+
+
+@pytest.mark.parametrize(("name", "rest"), [("evaluate", "--tokens=t.npy"), ("export", "out")])
+def test_the_first_words_come_within_a_second_and_not_on_stdout(name: str, rest: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"train.{name}", str(tmp_path / "run"), rest]
+    started = time.monotonic()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"train.{name}: the engine takes some seconds to load\n"
+        assert time.monotonic() - started < 1
+        stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (CONFIG_EXIT, "")
+    assert stderr.startswith("error: ")
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "lines"),
+    [
+        (ConfigError(["a is wrong", "b is wrong"]), CONFIG_EXIT, "error: a is wrong\nerror: b is wrong\n"),
+        (RunError("the disk is full"), RUN_EXIT, "error: the disk is full\n"),
+    ],
+)
+def test_an_error_is_lines_and_an_exit_code(
+    error: Exception, exit_code: int, lines: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @answers_errors({ConfigError: CONFIG_EXIT, RunError: RUN_EXIT})
+    def main(arguments: list[str]) -> int:
+        raise error
+
+    assert main([]) == exit_code
+    assert capsys.readouterr().err == lines
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback() -> None:
+    @answers_errors({ConfigError: CONFIG_EXIT})
+    def main(arguments: list[str]) -> int:
+        raise ValueError("not meant for people")
+
+    with pytest.raises(ValueError, match="not meant"):
+        main([])
+
+
+def test_a_rank_says_which_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert answers_errors({RunError: RUN_EXIT})(_fail)([]) == RUN_EXIT
+    assert capsys.readouterr().err == "error: rank 3: no\n"
+
+
+def _fail(arguments: list[str]) -> int:
+    raise RunError("no")
+
+
+# Signals
+
+
+def stopped(*arguments: str, rank: str = "0") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"RANK": rank}
+    return subprocess.run(
+        [sys.executable, "-c", STOPPED, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_one_line_and_leaves_time_to_tidy_up(name: str, exit_code: int) -> None:
+    done = stopped(name)
+    assert (done.returncode, done.stdout) == (exit_code, "tidied up\n")
+    assert done.stderr == f"\nerror: stopped by {name}. Try again.\n"
+
+
+def test_what_goes_wrong_while_tidying_up_does_not_hide_the_signal() -> None:
+    done = stopped("SIGINT", "fail")
+    assert done.returncode == 130
+    assert done.stderr == "\nerror: stopped by SIGINT. Try again.\n"
+
+
+def test_a_signal_that_is_swallowed_ends_the_command_all_the_same() -> None:
+    code = (
+        "import os, signal, time\nfrom data_pipelines.base import command, signals\nsignals.GRACE_S = 0.2\n"
+        "def main(arguments):\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(5)\n"
+        "    except BaseException:\n        time.sleep(5)\n    return 0\ncommand.run_command(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "\nerror: stopped by SIGTERM.\n")
+
+
+def test_only_rank_0_speaks_of_a_signal() -> None:
+    done = stopped("SIGTERM", rank="1")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
+
+
+def test_a_signal_in_an_import_ends_the_command_at_once(tmp_path: Path) -> None:
+    """An exception could be swallowed there, as this module does."""
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal, time\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(5)\nexcept:\n    pass\n"
+    )
+    code = "from data_pipelines.base.command import run_command\n"
+    code += f"def main(arguments):\n    import sys; sys.path.append({str(tmp_path)!r}); import swallows; return 0\n"
+    done = subprocess.run([sys.executable, "-c", code + "run_command(main)"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "\nerror: stopped by SIGINT.\n")
+
+
+def test_ctrl_c_while_train_loads_the_engine_is_one_line_with_advice(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train", "experiment=smoke", "parallelism=single", f"run.dir={tmp_path}/run"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "train: reading the configuration\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert process.stderr.read() == (
+            "\nerror: stopped by SIGINT. The same command goes on from the last complete checkpoint.\n"
+        )
+
+
+# Options of one's own
+
+
+def overrides(*arguments: str) -> list[str]:
+    return parse_overrides(overrides_parser("program", description=None), list(arguments)).overrides
+
+
+def test_a_folder_of_ones_own_is_searched_wherever_the_option_stands(own_experiment: Path) -> None:
+    expected = [f'hydra.searchpath=["file://{own_experiment}"]', "a=b", "c=d"]
+    assert overrides("--config-dir", str(own_experiment), "a=b", "c=d") == expected
+    assert overrides("a=b", f"--config-dir={own_experiment}", "c=d") == expected
+
+
+@pytest.mark.parametrize("name", COMPOSING)
+def test_the_help_shows_ones_own_options_too(
+    name: str, own_experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["--config-dir", str(own_experiment), "--help"], ["--help", "--config-dir", str(own_experiment)]):
+        with pytest.raises(SystemExit):
+            importlib.import_module(name).main(arguments)
+        assert re.search(r"experiment= .*smoke.*, mine$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_file_that_configs_would_hide_is_refused(own_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_experiment / "experiment/smoke.yaml").touch()
+    with pytest.raises(SystemExit) as end:
+        overrides("--config-dir", str(own_experiment))
+    assert end.value.code == CONFIG_EXIT
+    assert "experiment/smoke.yaml would be hidden" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        overrides("--config-dir", str(tmp_path / "nowhere"))
+    assert f"{tmp_path}/nowhere is no folder" in capsys.readouterr().err
+
+
+def test_the_groups_of_the_help_are_the_folders_of_configs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        overrides("--help")
+    shown = re.findall(r"^  (\w+)= ", capsys.readouterr().out, re.MULTILINE)
+    assert shown == sorted(entry.name for entry in CONFIGS.iterdir() if entry.is_dir())
