@@ -8,20 +8,29 @@ from typing import Any
 
 from torch import Tensor
 
+from train.afmoe.tally import Tallies
 from train.balance.alarm import CollapseAlarm
 from train.balance.balancer import Balancer
 from train.balance.panels import by_group, by_layer, router_panels
-from train.loop.totals import Totals
-from train.metrics.config import MetricsConfig
 from train.pictures.loads import draw_loads
 
 
 class BalanceWatch:
     """Looks at each step once."""
 
-    def __init__(self, config: MetricsConfig, balancer: Balancer, layer_ids: Sequence[str], *, picture: Path | None):
-        """picture: where the loads are drawn; None on the ranks that draw nothing."""
-        self._config = config
+    def __init__(
+        self,
+        balancer: Balancer,
+        layer_ids: Sequence[str],
+        *,
+        panels_every: int,
+        heatmap_every: int,
+        picture: Path | None,
+    ):
+        """panels_every, heatmap_every: steps from one to the next, 0 for none; picture: where the loads are drawn, None
+        on the ranks that draw nothing."""
+        self._panels_every = panels_every
+        self._heatmap_every = heatmap_every
         self._balancer = balancer
         self._layer_ids = layer_ids
         self._picture = picture
@@ -30,28 +39,31 @@ class BalanceWatch:
     def prepare(self, step: int) -> None:
         """Before the forward passes of `step`: is it one whose routers are looked at?"""
         for layer in self._balancer.layers:
-            layer.tally.watches_router = is_due(self._config.panels_every, step)
+            layer.tally.watches_router = is_due(self._panels_every, step)
 
-    def observe(self, step: int, totals: Totals, *, tokens: int) -> dict[str, Any]:
-        """Parts of the row of `step`, a step of that many tokens, after the biases have moved."""
+    def observe(self, step: int, routing: Tallies, *, tokens: int) -> dict[str, Any]:
+        """Parts of the row of `step`, a step of that many tokens, after the biases have moved.
+
+        routing: what the layers counted, over all ranks, on the host.
+        """
         parts: dict[str, Any] = {}
-        if is_due(self._config.panels_every, step):
-            panels = self._panels(totals, tokens)
+        if is_due(self._panels_every, step):
+            panels = self._panels(routing, tokens)
             parts |= {"balance": by_group(panels), "by_layer": by_layer(panels, self._layer_ids)}
-        if self._picture is not None and is_due(self._config.heatmap_every, step):
-            draw_loads(totals.counts_LE, self._layer_ids, title=f"step {step:,}", path=self._picture)
+        if self._picture is not None and is_due(self._heatmap_every, step):
+            draw_loads(routing.counts_LE, self._layer_ids, title=f"step {step:,}", path=self._picture)
             parts["loads"] = self._picture
-        if (warning := self._alarm.observe(totals.counts_LE)) is not None:
+        if (warning := self._alarm.observe(routing.counts_LE)) is not None:
             parts["alarm"] = warning
         return parts
 
-    def _panels(self, totals: Totals, tokens: int) -> dict[str, Tensor]:
-        num_experts = totals.counts_LE.shape[-1]
-        return self._balancer.panels(totals.counts_LE) | router_panels(
-            totals.router_L3, totals.max_router_logit_L, tokens=tokens, num_experts=num_experts
+    def _panels(self, routing: Tallies, tokens: int) -> dict[str, Tensor]:
+        num_experts = routing.counts_LE.shape[-1]
+        return self._balancer.panels(routing.counts_LE) | router_panels(
+            routing.router_L3, routing.max_logit_L, tokens=tokens, num_experts=num_experts
         )
 
 
 def is_due(every: int, step: int) -> bool:
-    """Whether something that happens in every so-many-th step happens in this one; 0: never."""
+    """Whether something that happens once in `every` steps happens in this one; 0: never."""
     return every > 0 and step % every == 0

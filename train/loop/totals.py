@@ -42,6 +42,11 @@ class Totals(NamedTuple):
     digest: str
     """Of the windows of the global batch, 16 hex digits."""
 
+    @property
+    def routing(self) -> Tallies:
+        """What the layers counted, over all ranks."""
+        return Tallies(self.counts_LE, self.balance_loss_L, self.router_L3, self.max_router_logit_L)
+
 
 def total(
     figures_MS: Tensor,

@@ -76,9 +76,10 @@ class Trainer(titan.Trainer):
         self.moe_layer_ids = list(layers)
         self.balancer = Balancer(config.run.balance, list(layers.values()))
         self.watch = BalanceWatch(
-            config.run.metrics,
             self.balancer,
             self.moe_layer_ids,
+            panels_every=config.run.metrics.panels_every,
+            heatmap_every=config.run.metrics.heatmap_every,
             picture=config.run.run_dir / "loads.png" if is_rank_0() else None,
         )
         self.held_out = HeldOut(
@@ -219,7 +220,7 @@ class Trainer(titan.Trainer):
             "dead_experts": int(dead_experts(totals.counts_LE).sum()),
             "batch_het": totals.batch_het,
             "batch_digest": totals.digest,
-            **self.watch.observe(step.number, totals, tokens=self._tokens(step)),
+            **self.watch.observe(step.number, totals.routing, tokens=self._tokens(step)),
         }
 
     def _log(self, step: Step, row: dict[str, Any]) -> None:

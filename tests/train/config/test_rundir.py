@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from data_pipelines.base.compose import compose
@@ -146,7 +145,7 @@ def test_a_setting_that_appears_or_vanishes_counts_as_none() -> None:
 
 def store_composed(run_dir: Path) -> None:
     """As commit 87358bc did: what was composed, without defaults."""
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(COMPOSED))
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(COMPOSED)))
 
 
 def test_a_default_that_an_older_version_did_not_store_binds_too(run_dir: Path) -> None:
@@ -159,7 +158,9 @@ def test_a_default_that_an_older_version_did_not_store_binds_too(run_dir: Path) 
 
 
 def test_a_stored_key_that_this_version_cannot_read_is_named(run_dir: Path) -> None:
-    (run_dir / "config.yaml").write_text(yaml.safe_dump({**COMPOSED, "balance": {"kind": "smebu", "sped": 1}}))
+    (run_dir / "config.yaml").write_text(
+        OmegaConf.to_yaml(OmegaConf.create({**COMPOSED, "balance": {"kind": "smebu", "sped": 1}}))
+    )
     with pytest.raises(ConfigError, match=r"config\.yaml: balance\.sped: unknown key .*; this version cannot read it"):
         open_run_dir(make_run(run_dir))
 
