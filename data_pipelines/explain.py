@@ -15,10 +15,10 @@ from pathlib import Path
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import DATA_EXIT, answers_errors
+from data_pipelines.batches.record import read_data_record
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
-from data_pipelines.plan.record import read_data_record
 from data_pipelines.shards.reader import Source, open_train
 
 

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import DATA_EXIT, RUN_EXIT, RunError, answers_errors
 from data_pipelines.base.workers import run_in_workers
-from data_pipelines.corpora.find import StoredFile, find_files
-from data_pipelines.corpora.text import read_documents
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
+from data_pipelines.documents.find import StoredFile, find_files
+from data_pipelines.documents.text import read_documents
 from data_pipelines.shards.finished import forget_finished, load_finished, save_finished
 from data_pipelines.shards.manifest import Manifest, ShardRecord
 from data_pipelines.tokenizer.encoder import TextEncoder

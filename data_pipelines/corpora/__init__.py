@@ -1,16 +1,14 @@
-"""Corpora: sources of named documents. A corpus is a dict of source name -> function that reads the documents anew."""
+"""Corpora: sources of named documents, and what makes them ready to train on.
+
+kinds (stdlib | files | shards) -> holdout -> tokenized -> preparation
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
-
-class Document(NamedTuple):
-    """A text and a name that identifies it within its source."""
-
-    name: str
-    text: str
-
+from data_pipelines.documents import Document
 
 Corpus: TypeAlias = dict[str, Callable[[], Iterator[Document]]]
+"""Source name -> function that reads its documents anew."""

@@ -9,10 +9,11 @@ from typing import Literal
 
 import xxhash
 
-from data_pipelines.corpora import Corpus, Document
+from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
-from data_pipelines.corpora.find import StoredFile, find_files
-from data_pipelines.corpora.text import read_documents
+from data_pipelines.documents import Document
+from data_pipelines.documents.find import StoredFile, find_files
+from data_pipelines.documents.text import read_documents
 
 
 def files_corpus(sources: Mapping[str, FileSource]) -> Corpus:

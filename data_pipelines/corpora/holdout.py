@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import NamedTuple
 
-from data_pipelines.corpora import Document
+from data_pipelines.documents import Document
 from data_pipelines.plan.prp import derive_key
 
 

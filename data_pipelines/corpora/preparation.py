@@ -24,13 +24,14 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from data_pipelines.base.files import write_whole
-from data_pipelines.corpora import Corpus, Document
+from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.files import FilesData, files_corpus, files_fingerprint
 from data_pipelines.corpora.holdout import Split, split_documents
 from data_pipelines.corpora.kinds import AnyData
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData, stdlib_corpus, stdlib_fingerprint
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
+from data_pipelines.documents import Document
 from data_pipelines.shards.manifest import DataError, Manifest
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer

@@ -25,8 +25,9 @@ from typing import Literal, TypeAlias
 
 import xxhash
 
-from data_pipelines.corpora import Corpus, Document
+from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
+from data_pipelines.documents import Document
 
 ROOT = Path(sysconfig.get_paths()["stdlib"])
 

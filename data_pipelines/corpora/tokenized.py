@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from data_pipelines.corpora import Document
+from data_pipelines.documents import Document
 from data_pipelines.shards.manifest import Manifest, ShardRecord
 from data_pipelines.shards.writer import ShardWriter, token_dtype
 from data_pipelines.tokenizer.encoder import TextEncoder

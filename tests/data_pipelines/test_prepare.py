@@ -11,11 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines.corpora import preparation as module
 from data_pipelines.corpora.files import FilesData, FileSource
-from data_pipelines.corpora.find import stored_file
 from data_pipelines.corpora.kinds import DataConfig, source_names
 from data_pipelines.corpora.preparation import prepare
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData
+from data_pipelines.documents.find import stored_file
 from data_pipelines.shards.manifest import DataError, Manifest
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.shards.reader import Source, open_held_out, open_train

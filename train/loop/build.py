@@ -8,8 +8,8 @@ from pathlib import Path
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
+from data_pipelines.batches.record import record_data
 from data_pipelines.corpora.preparation import prepare
-from data_pipelines.plan.record import record_data
 from train.afmoe.spec import model_spec
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.initial import check_initial

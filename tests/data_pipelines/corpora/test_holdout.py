@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipelines.corpora import Document
 from data_pipelines.corpora.holdout import rank_of, split_documents
+from data_pipelines.documents import Document
 
 
 def documents(*sizes: int) -> list[Document]:

@@ -17,10 +17,10 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from data_pipelines.corpora import Document
-from data_pipelines.corpora.find import StoredFile
-from data_pipelines.corpora.signatures import known_by_content, known_by_name
-from data_pipelines.corpora.unpack import PACKERS, UnpackedFile
+from data_pipelines.documents import Document
+from data_pipelines.documents.find import StoredFile
+from data_pipelines.documents.signatures import known_by_content, known_by_name
+from data_pipelines.documents.unpack import PACKERS, UnpackedFile
 
 JSONL = ("jsonl", "ndjson")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from data_pipelines.corpora import Document
 from data_pipelines.corpora.files import FileSource, files_corpus, files_fingerprint
-from data_pipelines.corpora.find import find_files, stored_file
-from data_pipelines.corpora.text import read_documents
+from data_pipelines.documents import Document
+from data_pipelines.documents.find import find_files, stored_file
+from data_pipelines.documents.text import read_documents
 
 NAMES = [
     "File::Spec.txt",

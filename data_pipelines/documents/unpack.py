@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from data_pipelines.corpora.find import StoredFile
-from data_pipelines.corpora.signatures import HEAD_BYTES, packed_as
+from data_pipelines.documents.find import StoredFile
+from data_pipelines.documents.signatures import HEAD_BYTES, packed_as
 
 PACKERS = {"gz": "gzip", "bz2": "bzip2", "xz": "xz"}
 """Suffix in lower case, without the dot -> what packs so."""

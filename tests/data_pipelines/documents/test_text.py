@@ -17,9 +17,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from data_pipelines.corpora import Document
-from data_pipelines.corpora.find import stored_file
-from data_pipelines.corpora.text import read_documents
+from data_pipelines.documents import Document
+from data_pipelines.documents.find import stored_file
+from data_pipelines.documents.text import read_documents
 
 LINES = b'{"text": "one"}\n\n{"text": "two"}\n'
 TWO = {":1": "one", ":3": "two"}
