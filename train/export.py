@@ -99,10 +99,11 @@ def _tokenizer_dir(run: Run) -> Path:
 
 
 def _write(run: Run, reader: CheckpointReader, folder: Path, *, dtype: str, shard_bytes: int) -> None:
+    from train.blueprint.shapes import model_shapes
     from train.formats.hf_names import hf_config
 
     tokenizer_dir = _tokenizer_dir(run)
-    index = write_weights(reader, folder, dtype=dtype, shard_bytes=shard_bytes)
+    index = write_weights(reader, model_shapes(run.model), folder, dtype=dtype, shard_bytes=shard_bytes)
     for file in TOKENIZER_FILES:
         if (tokenizer_dir / file).is_file():
             shutil.copy(tokenizer_dir / file, folder / file)

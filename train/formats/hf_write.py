@@ -28,11 +28,13 @@ TOKENIZER_FILES = (
 """What is copied of the tokenizer's folder: it may be that of a published model, weights and all."""
 
 
-def write_weights(reader: Reader, folder: Path, *, dtype: str, shard_bytes: int) -> dict[str, Any]:
-    """Writes the files of weights; returns their index."""
+def write_weights(
+    reader: Reader, shapes: Mapping[str, Sequence[int]], folder: Path, *, dtype: str, shard_bytes: int
+) -> dict[str, Any]:
+    """Writes the files of weights, tensors in the order of `shapes`; returns their index."""
     from train.formats.safetensors_file import index_of, plan_shards, write_shard
 
-    shards = plan_shards(_entries(reader.shapes, dtype=dtype), shard_bytes=shard_bytes)
+    shards = plan_shards(_entries(shapes, dtype=dtype), shard_bytes=shard_bytes)
     index = index_of(shards)
     with tqdm(desc="export", total=index["metadata"]["total_size"], unit="B", unit_scale=True) as bar:
         for file, shard in shards.items():
