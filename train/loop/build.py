@@ -58,6 +58,7 @@ def trainer_config(run: Run) -> Trainer.Config:
 
 def _checkpoints(run: Run) -> Checkpoints.Config:
     settings = {setting.name: getattr(run.checkpoint, setting.name) for setting in fields(run.checkpoint)}
+    settings["load_step"] = -1  # the last there is: what came after it was set aside (train/checkpoint/rewind.py)
     if run.checkpoint.initial_load_path:
         settings["initial_load_model_only"] = True  # step 0: another run's optimizers and schedule stay behind
         _check_initial(run)
