@@ -60,6 +60,17 @@ def prepare(data: AnyData) -> Prepared:
     )
 
 
+def find_tokenizer(data: AnyData) -> Path:
+    """Folder of the tokenizer of `data`, for readers: prepares nothing. Raises ValueError or OSError for none."""
+    if data.tokenizer:
+        return Path(data.tokenizer)
+    assert not isinstance(data, ShardsData)  # they name theirs
+    folder = Path(data.dir) / _key(data) / "tokenizer"
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist")
+    return folder
+
+
 def _build_once(data: StdlibData | FilesData, root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -66,9 +66,7 @@ def _lock(descriptor: int, run_dir: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ConfigError(
-            [
-                f"run.dir={run_dir}: {_describe(os.pread(descriptor, 4096, 0))}; wait, stop it, or name another run"
-            ]
+            [f"run.dir={run_dir}: {_describe(os.pread(descriptor, 4096, 0))}; wait, stop it, or name another run"]
         ) from error
 
 
