@@ -19,10 +19,11 @@ from data_pipelines.batches.record import read_data_record
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
-from data_pipelines.shards.reader import Source, open_train
+from data_pipelines.shards.reader import open_train
+from data_pipelines.shards.source import TokenSource
 
 
-def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterator[str]:
+def explain_window(plan: Plan, sources: Mapping[str, TokenSource], g: int) -> Iterator[str]:
     """A line for the window, then one for each document in it."""
     window = plan.window(g)
     source, start = sources[window.source], window.index * plan.seq_len
@@ -34,7 +35,7 @@ def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterato
         yield f"  {end - first:6,} tokens  {place.name}  (shard {place.shard}, document {place.document:,})"
 
 
-def step_digest(plan: Plan, sources: Mapping[str, Source], windows: range) -> int:
+def step_digest(plan: Plan, sources: Mapping[str, TokenSource], windows: range) -> int:
     """What the trainer records as batch_digest, 0 .. 2^64 - 1."""
     places = ((g, plan.window(g)) for g in windows)
     return sum(window_hash(g, sources[w.source].window(w.index, plan.seq_len)) for g, w in places) % 2**64

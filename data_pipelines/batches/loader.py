@@ -19,7 +19,8 @@ from data_pipelines.batches.windows import split_window, window_hash
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared
-from data_pipelines.shards.reader import Source, open_held_out, open_train
+from data_pipelines.shards.reader import open_held_out, open_train
+from data_pipelines.shards.source import TokenSource
 
 Batch = tuple[dict[str, Tensor], Tensor]
 """({"input": int64 [B, L], "positions": int64 [B, L]}, labels int64 [B, L])"""
@@ -95,7 +96,7 @@ class PlanLoader(BaseDataLoader):
         return split_window(tokens, source.window_edges(place.index, seq_len) if self._intra_document else [])
 
 
-def _check_vocabulary(sources: Mapping[str, Source], vocab_size: int) -> None:
+def _check_vocabulary(sources: Mapping[str, TokenSource], vocab_size: int) -> None:
     """What the manifests say, so that a wrong tokenizer is found before the first step."""
     for source in sources.values():
         if source.manifest.max_token_id >= vocab_size:
@@ -105,7 +106,7 @@ def _check_vocabulary(sources: Mapping[str, Source], vocab_size: int) -> None:
             )
 
 
-def read_window(source: Source, index: int, seq_len: int, vocab_size: int) -> np.ndarray:
+def read_window(source: TokenSource, index: int, seq_len: int, vocab_size: int) -> np.ndarray:
     """Token ids of a window, int64 [seq_len + 1]. Raises DataError for an id that the model has no row for."""
     tokens = source.window(index, seq_len)
     if tokens.max() >= vocab_size:

@@ -11,14 +11,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines.corpora import preparation as module
 from data_pipelines.corpora.files import FilesData, FileSource
-from data_pipelines.corpora.kinds import DataConfig, source_names
+from data_pipelines.corpora.kinds import DataConfig
 from data_pipelines.corpora.preparation import prepare
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData
 from data_pipelines.documents.find import stored_file
 from data_pipelines.shards.manifest import DataError, Manifest
 from data_pipelines.shards.prepared import Prepared, ShardSource
-from data_pipelines.shards.reader import Source, open_held_out, open_train
+from data_pipelines.shards.reader import open_held_out, open_train
+from data_pipelines.shards.source import TokenSource
 from data_pipelines.tokenize import main as tokenize
 from data_pipelines.tokenize import tokenize_files
 from data_pipelines.tokenizer.encoder import TextEncoder
@@ -48,7 +49,7 @@ def hashes(folder: str | Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def document_names(source: Source) -> set[str]:
+def document_names(source: TokenSource) -> set[str]:
     ends = [0, *source.document_ends(0, source.num_tokens).tolist()]
     return {source.place(token).name for token in ends}
 
@@ -207,7 +208,7 @@ def test_kind_chooses_the_class_and_unknown_keys_are_refused():
     files = adapter.validate_python({"kind": "files", "sources": {"b": {"glob": "x"}, "a": {"glob": "y"}}})
     assert isinstance(files, FilesData)
     assert files.sources["a"] == FileSource(glob="y", text_key="text")
-    assert (source_names(files), source_names(StdlibData())) == (["a", "b"], ["code", "prose", "stem"])
+    assert (files.source_names(), StdlibData().source_names()) == (["a", "b"], ["code", "prose", "stem"])
     for section in ({"kind": "stdlib", "vocab": 1}, {"kind": "web"}, {"kind": "files", "held_out": 1.5}):
         with pytest.raises(ValidationError):
             adapter.validate_python(section, extra="forbid")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipelines.shards.datatrove import Source
 from data_pipelines.shards.manifest import DataError, HashingWriter, Manifest
-from data_pipelines.shards.reader import Source
 from data_pipelines.shards.writer import ShardWriter, token_dtype
 from data_pipelines.verify import main as verify
 from tests.data_pipelines.conftest import MakeShards, random_documents
