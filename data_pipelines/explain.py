@@ -15,12 +15,32 @@ from pathlib import Path
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import DATA_EXIT, answers_errors
-from data_pipelines.batches.record import read_data_record
+from data_pipelines.batches.record import DataRecord, read_data_record
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
-from data_pipelines.shards.reader import open_train
+from data_pipelines.shards.manifest import DataError
+from data_pipelines.shards.reader import open_part
 from data_pipelines.shards.source import TokenSource
+
+
+def open_sources(record: DataRecord) -> dict[str, TokenSource]:
+    """The shards that the run reads. Raises DataError with each source that is gone or not what it was."""
+    problems, sources = [], {}
+    fingerprints = {source.name: source.fingerprint for source in record.plan.sources}
+    for name, source in record.prepared.sources.items():
+        try:
+            sources[name] = open_part(source, source.train)
+        except (OSError, ValueError) as error:
+            problems.append(f"source {name}, which the run read from {source.train}: {error}")
+            continue
+        if sources[name].manifest.fingerprint != fingerprints[name]:
+            problems.append(
+                f"source {name}: {source.train} holds other tokens than when the run read them; put the old ones back"
+            )
+    if problems:
+        raise DataError("\n".join(problems))
+    return sources
 
 
 def explain_window(plan: Plan, sources: Mapping[str, TokenSource], g: int) -> Iterator[str]:
@@ -50,6 +70,7 @@ def recorded_digest(run_dir: Path, step: int) -> int | None:
 
 
 def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
+    """Lines on what windows 0 .. num_windows - 1 have used: target tokens by phase and source, passes by source."""
     yield "so far, in target tokens:"
     for phase, sources in ledger(plan, num_windows).items():
         if any(sources.values()):
@@ -70,7 +91,7 @@ def explain(run_dir: Path, number: int) -> int:
     """Prints the documents of step `number`. Raises DataError where the run's data are not what they were."""
     record = read_data_record(run_dir)
     plan, windows = record.plan, record.ramp.windows(number)
-    sources = open_train(record.prepared)
+    sources = open_sources(record)
     for g in windows:
         print(*explain_window(plan, sources, g), sep="\n")
     print(*explain_ledger(plan, windows.stop), sep="\n")

@@ -8,6 +8,7 @@ What is made, and where: data_pipelines/corpora/preparation.py. Training does th
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import overrides_parser, parse_overrides, run_command
@@ -43,11 +44,14 @@ def _line(part: str, source: TokenSource) -> str:
 def read_data_section(overrides: list[str]) -> AnyData:
     """The `data` section that Hydra overrides give. Raises ConfigError with every problem in it."""
     from data_pipelines.base.compose import compose
-    from data_pipelines.base.sections import validate
+    from data_pipelines.base.sections import unknown_sections, validate
     from data_pipelines.corpora.kinds import DataConfig
 
-    sections, problems = validate(compose(["run.name=prepare", *overrides]), {"data": DataConfig})
-    if problems:
+    settings, types = compose(["run.name=prepare", *overrides]), {"data": DataConfig}
+    # The other sections are the trainer's to check; one that was meant to be `data` must not go unread.
+    misspelt = [name for name in settings if name not in types and get_close_matches(name, types)]
+    sections, problems = validate(settings, types)
+    if problems := unknown_sections(misspelt, types) + problems:
         raise ConfigError(problems)
     return sections["data"]
 

@@ -143,6 +143,17 @@ def test_a_missing_shard_is_named(make_shards: MakeShards):
         Source(uri)
 
 
+def test_every_damaged_file_is_named_at_once(make_shards: MakeShards):
+    uri = make_shards("s", DOCUMENTS, DOCUMENTS)
+    Path(uri, "00000.ds.index").unlink()
+    Path(uri, "00001.ds").write_bytes(b"")
+    with pytest.raises(DataError) as refusal:
+        Source(uri)
+    missing, truncated = str(refusal.value).splitlines()
+    assert "00000.ds.index is missing" in missing
+    assert "00001.ds: expected 18 bytes, got 0" in truncated
+
+
 def test_a_folder_without_a_manifest_is_unfinished(tmp_path: Path):
     with ShardWriter(str(tmp_path), "00000", "uint16") as writer:
         writer.add("d", [5, 1])
