@@ -44,7 +44,7 @@ def open_sources(record: DataRecord) -> dict[str, TokenSource]:
 
 
 def explain_window(plan: Plan, sources: Mapping[str, TokenSource], g: int) -> Iterator[str]:
-    """A line for the window, then one for each document in it."""
+    """Lines on global window `g`: a line for the window, then one for each document in it."""
     window = plan.window(g)
     source, start = sources[window.source], window.index * plan.seq_len
     yield f"window {g:,}: {window.phase}, {window.source}, epoch {window.epoch}, index {window.index:,}"
@@ -62,11 +62,20 @@ def step_digest(plan: Plan, sources: Mapping[str, TokenSource], windows: range) 
 
 
 def recorded_digest(run_dir: Path, step: int) -> int | None:
-    """batch_digest of the step in metrics.jsonl; the last line counts, since a resumed run may repeat steps."""
+    """batch_digest of the step in metrics.jsonl; the last line counts, since a resumed run may repeat steps.
+
+    None where it has no such step. Raises DataError for a line that is no row.
+    """
     path = run_dir / "metrics.jsonl"
-    rows = map(json.loads, path.read_text().splitlines()) if path.is_file() else iter(())
-    found = [row["batch_digest"] for row in rows if row.get("step") == step]
-    return int(found[-1], 16) if found else None
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []  # without the one that is being written
+    found = None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            found = int(row["batch_digest"], 16) if row.get("step") == step else found
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise DataError(f"{path}, line {number}: not the row of a step ({error!r})") from error
+    return found
 
 
 def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:

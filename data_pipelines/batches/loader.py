@@ -71,9 +71,11 @@ class PlanLoader(BaseDataLoader):
         return self._next_window
 
     def state_dict(self) -> dict[str, Any]:
+        """The same on every rank, and for any number of ranks."""
         return {"plan": self._plan.hash, "next_window": self._next_window}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on after the window that was served last. Raises ValueError for the state of another plan."""
         if state_dict["plan"] != self._plan.hash:
             raise ValueError(
                 f"the checkpoint was trained on data plan {state_dict['plan']}, this run has plan {self._plan.hash}: "
@@ -144,5 +146,6 @@ def held_out_windows(
 
 
 def stack(windows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+    """B windows as (input, positions, labels), each int64 [L] -> one microbatch."""
     inputs, positions, labels = (torch.from_numpy(np.stack(rows)) for rows in zip(*windows, strict=True))
     return {"input": inputs, "positions": positions}, labels

@@ -17,10 +17,12 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import filterfalse
 from pathlib import Path
+from typing import Literal
 
 import tokenizers
 import xxhash
 from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from data_pipelines.base.files import write_whole
@@ -83,7 +85,11 @@ def _is_ready(root: Path) -> bool:
 
 
 def _open(data: CorpusOptions, root: Path) -> Prepared:
-    parts = json.loads((root / READY).read_text())
+    """Raises DataError where the list of its parts is damaged."""
+    try:
+        parts = TypeAdapter(dict[str, list[Literal["train", "held_out"]]]).validate_json((root / READY).read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{root / READY} is damaged; delete {root}, the data are prepared again then") from error
     sources = {name: {part: str(root / name / part) for part in found} for name, found in parts.items()}
     return Prepared(
         tokenizer_dir=data.tokenizer or str(root / "tokenizer"),

@@ -8,9 +8,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from data_pipelines.shards.manifest import DataError, Manifest, VerifiedFile, join
+from data_pipelines.shards.manifest import ENDS, NAMES, TOKENS, DataError, Manifest, VerifiedFile, join
 from data_pipelines.shards.source import Place, TokenSource
-from data_pipelines.shards.writer import ENDS, NAMES, TOKENS
 
 
 class Source(TokenSource):

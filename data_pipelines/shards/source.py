@@ -20,7 +20,10 @@ class Facts(Protocol):
     @property
     def num_documents(self) -> int: ...
     @property
-    def max_token_id(self) -> int: ...
+    def max_token_id(self) -> int:
+        """The largest token id in it."""
+        ...
+
     @property
     def tokenizer(self) -> str:
         """sha256 of the tokenizer.json that made the ids, 64 hex digits."""
@@ -70,6 +73,7 @@ class TokenSource(ABC):
 
     @property
     def num_tokens(self) -> int:
+        """Tokens in one epoch."""
         return self.manifest.num_tokens
 
     def num_windows(self, seq_len: int) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from data_pipelines.batches.record import record_data
 from data_pipelines.explain import explain_ledger, explain_window, main, recorded_digest, step_digest
+from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.shards.reader import open_train
 from tests.data_pipelines.batches.test_loader import TIMELINE, L, loader_of, plan_of
@@ -48,6 +49,15 @@ def test_the_last_record_of_a_step_counts(tmp_path: Path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [recorded_digest(tmp_path, step) for step in (1, 2, 3)] == [12, 11, None]
     assert recorded_digest(tmp_path / "none", 1) is None
+
+
+def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_named(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "batch_digest": "0a"}\n{"step": 1, "ba')
+    assert recorded_digest(tmp_path, 1) == 10
+    path.write_text('{"step": 1, "batch_digest": "0a"}\n{"step": 2}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2: not the row of a step .*batch_digest"):
+        recorded_digest(tmp_path, 2)
 
 
 def test_the_ledger_is_told_in_tokens_and_passes(prepared: Prepared):

@@ -125,6 +125,14 @@ def test_a_reader_never_prepares(data: FilesData, tmp_path: Path):
     assert len(list(Path(data.dir).glob("*/"))) == 1
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"lines": ["test"]}', "[" * 100_000])
+def test_a_damaged_list_of_parts_is_named_with_the_remedy(data: FilesData, text: str):
+    root = Path(prepare(data).tokenizer_dir).parent
+    (root / "prepared.json").write_text(text)
+    with pytest.raises(DataError, match=r"prepared\.json is damaged; delete .*, the data are prepared again then"):
+        open_prepared(data)
+
+
 def test_an_interrupted_preparation_is_done_again(data: FilesData, monkeypatch: pytest.MonkeyPatch):
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
