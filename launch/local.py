@@ -80,10 +80,12 @@ def check(overrides: list[str]) -> Run:
     warm_up()
     from data_pipelines.base.compose import compose
     from train.config.check import check
+    from train.config.owner import refuse_owned
     from train.config.rundir import open_run_dir
 
     try:
         run = check(compose(overrides))
+        refuse_owned(run.run_dir)
         open_run_dir(run)
     except ConfigError as err:
         raise Stopped(str(err), exit_code=CONFIG_EXIT) from err

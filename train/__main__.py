@@ -52,15 +52,18 @@ def main(arguments: list[str]) -> int:
     from train.config.start import checked_run
 
     run = checked_run(args.overrides)
+    from train.config.owner import owned
     from train.config.rundir import open_run_dir
     from train.config.summary import summary
 
     if args.check:
         say(summary(run))
         return 0
-    open_run_dir(run)
-    announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
-    train(run)
+    with owned(run.run_dir):
+        open_run_dir(run)
+        rewind_to_load_step(run)
+        announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
+        train(run)
     return 0
 
 
@@ -98,6 +101,17 @@ def stand_alone() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def rewind_to_load_step(run: Run) -> None:
+    """checkpoint.load_step: by rank 0, long before the engine of any rank looks for the last checkpoint."""
+    from train.checkpoint.rewind import rewind
+
+    if run.checkpoint.load_step != -1 and is_rank_0():
+        done = rewind(run.run_dir, run.checkpoint_dir, run.checkpoint.load_step)
+        announce(
+            done or f"checkpoint.load_step={run.checkpoint.load_step}: nothing to set aside, or it was done before"
+        )
 
 
 def train(run: Run) -> None:

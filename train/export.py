@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 from data_pipelines.base.files import whole_folder
-from train.formats.hf_write import TOKENIZER_FILES, token_ids_of, write_json, write_weights
+from train.formats.hf_write import is_export, token_ids_of, write_json, write_weights
 
 if TYPE_CHECKING:
     from train.checkpoint.reader import CheckpointName, CheckpointReader
@@ -74,11 +73,12 @@ def export(
     from train.config.check import load_run
 
     run = load_run(run_dir)
-    if out.exists() and not (out / "config.json").is_file():
-        raise ConfigError([f"{out} exists and is no export; choose another folder"])
+    if out.exists() and not is_export(out) and run_dir.resolve() not in out.resolve().parents:
+        raise ConfigError([f"{out} exists and is no export of this program; choose another folder, or remove that one"])
     reader = open_checkpoint(run.checkpoint_dir, run.model, step)
+    tokenizer_dir = _tokenizer_dir(run, reader.folder)
     with whole_folder(out) as unfinished:
-        _write(run, reader, unfinished, dtype=dtype, shard_bytes=shard_bytes)
+        _write(run, reader, unfinished, tokenizer_dir, dtype=dtype, shard_bytes=shard_bytes)
 
 
 def export_gguf(run_dir: Path, out: Path, *, step: CheckpointName | None, dtype: Dtype) -> None:
@@ -88,24 +88,37 @@ def export_gguf(run_dir: Path, out: Path, *, step: CheckpointName | None, dtype:
     from train.formats.gguf_file import write_gguf
 
     run = load_run(run_dir)
-    reader, tokenizer_dir = open_checkpoint(run.checkpoint_dir, run.model, step), _tokenizer_dir(run)
+    reader = open_checkpoint(run.checkpoint_dir, run.model, step)
+    tokenizer_dir = _tokenizer_dir(run, reader.folder)
     write_gguf(out, run.model, reader, tokenizer_dir, dtype=dtype, seq_len=run.timeline.seq_len)
 
 
-def _tokenizer_dir(run: Run) -> Path:
-    from data_pipelines.corpora.preparation import prepare
+def _tokenizer_dir(run: Run, checkpoint: Path) -> Path:
+    """The one that the run has kept; runs of versions until 87358bc kept none, and it may still lie with their data."""
+    from data_pipelines.corpora.preparation import find_tokenizer
+    from train.checkpoint.tokenizer import FOLDER, check_hash, has_tokenizer
 
-    return Path(prepare(run.data).tokenizer_dir)
+    kept = run.run_dir / FOLDER
+    if not has_tokenizer(run.run_dir):
+        try:
+            return find_tokenizer(run.data)
+        except (ValueError, OSError) as error:
+            raise ConfigError(
+                [f"{kept}: the run has kept no tokenizer, and with its data there is none ({error}); put it there"]
+            ) from error
+    check_hash(checkpoint, kept)
+    return kept
 
 
-def _write(run: Run, reader: CheckpointReader, folder: Path, *, dtype: str, shard_bytes: int) -> None:
+def _write(
+    run: Run, reader: CheckpointReader, folder: Path, tokenizer_dir: Path, *, dtype: str, shard_bytes: int
+) -> None:
+    from train.blueprint.shapes import model_shapes
+    from train.checkpoint.tokenizer import copy_tokenizer
     from train.formats.hf_names import hf_config
 
-    tokenizer_dir = _tokenizer_dir(run)
-    index = write_weights(reader, folder, dtype=dtype, shard_bytes=shard_bytes)
-    for file in TOKENIZER_FILES:
-        if (tokenizer_dir / file).is_file():
-            shutil.copy(tokenizer_dir / file, folder / file)
+    index = write_weights(reader, model_shapes(run.model), folder, dtype=dtype, shard_bytes=shard_bytes)
+    copy_tokenizer(tokenizer_dir, folder)
     token_ids = token_ids_of(tokenizer_dir)
     config = hf_config(
         run.model,

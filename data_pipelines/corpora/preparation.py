@@ -97,6 +97,14 @@ def _open(data: CorpusOptions, root: Path) -> Prepared:
     )
 
 
+def find_tokenizer(data: CorpusOptions | ShardsData) -> Path:
+    """Folder of the tokenizer of `data`, for those who only read. Raises ValueError or DataError where there is none.
+
+    One that the settings name needs no prepared data beside it.
+    """
+    return Path(data.tokenizer or open_prepared(data).tokenizer_dir)
+
+
 def _build_once(data: CorpusOptions, root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)

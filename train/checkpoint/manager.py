@@ -27,6 +27,7 @@ from data_pipelines.base.errors import RunError
 from data_pipelines.base.rank import is_rank_0
 from train.afmoe.moe import TRAINING_ONLY
 from train.checkpoint.commits import commit, committed_steps, is_checkpoint, name_milestones, stale_steps
+from train.checkpoint.tokenizer import HASH
 from train.formats.hf_folder import PublishedStorage
 
 
@@ -37,6 +38,8 @@ class Checkpoints(CheckpointManager):
     class Config(CheckpointManager.Config):
         milestones: dict[int, str] = field(default_factory=dict)
         """Step that ends a phase -> the phase; derived from the schedule. These checkpoints are never deleted."""
+        tokenizer_hash: str = ""
+        """sha256 of the run's tokenizer.json; each checkpoint has it beside its tensors."""
         last_step: int = 0
         """Step after which the run ends; derived from the schedule."""
 
@@ -81,6 +84,7 @@ class Checkpoints(CheckpointManager):
     def _try_commit(self, partial: Path, final: Path) -> OSError | None:
         """On rank 0: makes a written checkpoint the real one, or says why not."""
         try:
+            (partial / HASH).write_text(self.config.tokenizer_hash, encoding="utf-8")
             commit(partial, final)
             name_milestones(final.parent, self.config.milestones)
         except OSError as error:

@@ -32,6 +32,7 @@ class CheckpointReader:
     stack for each expert. Here the rows that are wanted are found in the file.
     """
 
+    folder: Path
     shapes: Mapping[str, torch.Size]
     """Our name -> shape of the whole tensor: weights and selection biases, not what else training keeps."""
 
@@ -40,7 +41,7 @@ class CheckpointReader:
         if not is_checkpoint(folder):
             raise ConfigError([f"{folder} is no checkpoint: it has no .metadata"])
         metadata = FileSystemReader(folder).read_metadata()
-        self._folder = folder
+        self.folder = folder
         self._storage = metadata.storage_data
         self._tensors = {
             name: tensor
@@ -72,7 +73,7 @@ class CheckpointReader:
     ) -> Tensor:
         """Rows start .. stop - 1 of one stored shard."""
         place = self._storage[MetadataIndex(name, shard.offsets)]
-        path = self._folder / place.relative_path
+        path = self.folder / place.relative_path
         row_bytes = dtype.itemsize * torch.Size(shard.sizes[1:]).numel()
         content = bytearray((stop - start) * row_bytes)
         with path.open("rb") as file:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import write_whole
+from train.checkpoint.commits import committed_steps
 from train.config.binding import is_bound
 from train.config.full import completed, read_stored
 from train.config.run import Run
@@ -23,6 +24,7 @@ def open_run_dir(run: Run) -> None:
     stored = run.run_dir / "config.yaml"
     if stored.is_file() and _has_results(run.run_dir):
         _check_same_run(stored_settings(run.run_dir), run.settings, run.run_dir)
+        _check_checkpoints_are_found(run)
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run.run_dir, os.W_OK):
@@ -49,6 +51,21 @@ def _has_results(run_dir: Path) -> bool:
     """A finished step, or a checkpoint where somebody has taken the rows away."""
     rows = run_dir / "metrics.jsonl"
     return (rows.is_file() and rows.stat().st_size > 0) or any(run_dir.glob("*/step-*"))
+
+
+def _check_checkpoints_are_found(run: Run) -> None:
+    """Else the run would begin at step 1, and cut the rows of what it has done."""
+    elsewhere = sorted({path.parent.name for path in run.run_dir.glob("*/step-*") if committed_steps(path.parent)})
+    elsewhere = [name for name in elsewhere if not name.startswith("rewound-")]
+    if not elsewhere or (run.checkpoint.enable and committed_steps(run.checkpoint_dir)):
+        return
+    setting = f"checkpoint.folder={run.checkpoint.folder}" if run.checkpoint.enable else "checkpoint.enable=false"
+    raise ConfigError(
+        [
+            f"{setting}: the run in {run.run_dir} has checkpoints in {', '.join(elsewhere)}/, which would not be "
+            "found: it would begin anew and lose its rows; put the setting back, or choose another run.dir"
+        ]
+    )
 
 
 def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> None:

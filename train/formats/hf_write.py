@@ -21,6 +21,10 @@ BLOCK_BYTES = 16 * 2**20
 """Rows of a matrix that are written at a time. An expert is one piece, 38 MB of float32 in Trinity Large."""
 
 
+INDEX = "model.safetensors.index.json"
+WRITER = "trinity-pretrain"
+"""In the metadata of an index, where consumers read the total size only: it tells our exports from others' models."""
+
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json"),
@@ -28,16 +32,26 @@ TOKENIZER_FILES = (
 """What is copied of the tokenizer's folder: it may be that of a published model, weights and all."""
 
 
-def write_weights(reader: Reader, folder: Path, *, dtype: str, shard_bytes: int) -> dict[str, Any]:
-    """Writes the files of weights; returns their index."""
+def write_weights(
+    reader: Reader, shapes: Mapping[str, Sequence[int]], folder: Path, *, dtype: str, shard_bytes: int
+) -> dict[str, Any]:
+    """Writes the files of weights, tensors in the order of `shapes`; returns their index."""
     from train.formats.safetensors_file import index_of, plan_shards, write_shard
 
-    shards = plan_shards(_entries(reader.shapes, dtype=dtype), shard_bytes=shard_bytes)
+    shards = plan_shards(_entries(shapes, dtype=dtype), shard_bytes=shard_bytes)
     index = index_of(shards)
     with tqdm(desc="export", total=index["metadata"]["total_size"], unit="B", unit_scale=True) as bar:
         for file, shard in shards.items():
             write_shard(folder / file, shard, read=partial(_read_parts, reader), progress=bar.update)
-    return index
+    return index | {"metadata": index["metadata"] | {"writer": WRITER}}
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `write_weights` wrote what is in a folder: nothing else may be replaced."""
+    try:
+        return json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["writer"] == WRITER
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _entries(shapes: Mapping[str, Sequence[int]], *, dtype: str) -> Iterator[Entry]:

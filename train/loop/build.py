@@ -14,6 +14,7 @@ from train.afmoe.spec import model_spec
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.initial import check_initial
 from train.checkpoint.manager import Checkpoints
+from train.checkpoint.tokenizer import keep_tokenizer
 from train.config.run import Run
 from train.loop.data import build_plan, check_tokenizer, held_out
 from train.loop.rates import TimelineSchedule
@@ -46,7 +47,7 @@ def trainer_config(run: Run) -> Trainer.Config:
         ),
         # global_batch_size -1: the timeline has the batch of each step
         training=replace(run.training, steps=run.last_step, global_batch_size=-1),
-        checkpoint=_checkpoints(run),
+        checkpoint=_checkpoints(run, tokenizer_hash=keep_tokenizer(run.run_dir, Path(prepared.tokenizer_dir))),
         parallelism=run.parallelism,
         activation_checkpoint=run.activation_checkpoint,
         compile=run.compile,
@@ -56,12 +57,18 @@ def trainer_config(run: Run) -> Trainer.Config:
     )
 
 
-def _checkpoints(run: Run) -> Checkpoints.Config:
+def _checkpoints(run: Run, *, tokenizer_hash: str) -> Checkpoints.Config:
     settings = {setting.name: getattr(run.checkpoint, setting.name) for setting in fields(run.checkpoint)}
+    settings["load_step"] = -1  # the last there is: what came after it was set aside (train/checkpoint/rewind.py)
     if run.checkpoint.initial_load_path:
         settings["initial_load_model_only"] = True  # step 0: another run's optimizers and schedule stay behind
         _check_initial(run)
-    return Checkpoints.Config(**settings, milestones=run.timeline.phase_end_steps, last_step=run.last_step)
+    return Checkpoints.Config(
+        **settings,
+        milestones=run.timeline.phase_end_steps,
+        tokenizer_hash=tokenizer_hash,
+        last_step=run.last_step,
+    )
 
 
 def _check_initial(run: Run) -> None:

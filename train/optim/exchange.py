@@ -23,7 +23,6 @@ on the way back, gathered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -89,10 +88,23 @@ def run_interleaved(rounds: Iterable[Iterator[None]]) -> None:
     So the bytes of one round travel while another is computed. All ranks of a group run the same rounds in the same
     order, hence their collectives match.
     """
-    waiting = iter(rounds)
-    in_flight: list[Iterator[None]] = []
-    while (fresh := list(islice(waiting, 1))) or in_flight:
-        in_flight = [round_ for round_ in fresh + in_flight if next(round_, "done") is None]
+    in_flight: list[Iterator[None]] = []  # the newest first
+    for started in rounds:
+        in_flight = _advanced([started, *in_flight])
+    while in_flight:
+        in_flight = _advanced(in_flight)
+
+
+def _advanced(rounds: list[Iterator[None]]) -> list[Iterator[None]]:
+    """Takes each round to its next `yield`, in order; returns those that are not finished."""
+    unfinished = []
+    for round_ in rounds:
+        try:
+            next(round_)
+        except StopIteration:
+            continue
+        unfinished.append(round_)
+    return unfinished
 
 
 def _orthogonalize_(buffer: Tensor, matrices: Sequence[Matrix], num_shards: int, orthogonalize: Orthogonalize) -> None:

@@ -1,0 +1,65 @@
+"""train/checkpoint/rewind.py, on a real run; and starts that would lose what a run has done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from tests.train.runs import Result, read_rows, run
+from tests.train.small import mesh, small_settings
+from train.checkpoint.commits import committed_steps
+from train.checkpoint.rewind import rewind
+
+TIMINGS = ("seconds", "tokens_per_second")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    small = small_settings(tmp_path_factory.mktemp("data"))
+    return [*small, *mesh(shards=1, expert_ranks=1), "checkpoint.interval=2", "checkpoint.keep_latest_k=10"]
+
+
+@pytest.fixture(scope="module")
+def finished(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps, with checkpoints of 2, 4 and 6."""
+    run_dir = tmp_path_factory.mktemp("rewound") / "run"
+    assert run([*settings, "run.stop_after_step=6"], run_dir=run_dir, num_ranks=1).exit_codes == [0]
+    return run_dir
+
+
+def untimed(result: Result) -> list[dict]:
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in result.rows]
+
+
+def test_without_a_checkpoint_of_that_step_the_others_are_named(finished: Path) -> None:
+    with pytest.raises(ConfigError, match=r"load_step=3: .* no complete checkpoint of it; there: 2, 4, 6"):
+        rewind(finished, finished / "checkpoint", 3)
+
+
+@pytest.mark.parametrize("setting", ["checkpoint.enable=false", "checkpoint.folder=other"])
+def test_a_start_that_would_not_find_the_checkpoints_is_refused(
+    settings: list[str], finished: Path, setting: str
+) -> None:
+    result = run([*settings, setting], run_dir=finished, num_ranks=1)
+    assert result.exit_codes == [CONFIG_EXIT]
+    assert setting in result.output
+    assert "has checkpoints in checkpoint/" in result.output
+    assert len(read_rows(finished)) == 6
+
+
+def test_a_rewound_run_goes_on_from_there_and_what_came_after_is_set_aside(settings: list[str], finished: Path) -> None:
+    before = read_rows(finished)
+    command = [*settings, "run.stop_after_step=4", "checkpoint.load_step=2"]
+    rewound = run(command, run_dir=finished, num_ranks=1)
+    assert rewound.exit_codes == [0], rewound.output
+    assert "rewound to step 2; what came after it is in" in rewound.output
+    assert [row["step"] for row in rewound.rows] == [1, 2, 3, 4]
+    assert [row["loss"] for row in rewound.rows] == [row["loss"] for row in before[:4]]
+    assert committed_steps(finished / "rewound-1") == [4, 6]
+    assert read_rows(finished / "rewound-1") == before
+    again = run([*command[:-2], "run.stop_after_step=6", "checkpoint.load_step=2"], run_dir=finished, num_ranks=1)
+    assert again.exit_codes == [0], again.output
+    assert [row["step"] for row in again.rows] == [1, 2, 3, 4, 5, 6]  # a rewind that was done is not done twice
+    assert untimed(again)[:4] == untimed(rewound)
