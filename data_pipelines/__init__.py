@@ -1,11 +1,14 @@
-"""The way of the data, one direction only.
+"""The way of the data, one direction only: each line is a folder that imports only those above it, and base/.
 
-    corpora/        documents (name, text) out of a corpus        holdout.py: which of them are held out
-      tokenize      documents -> token ids, one shard at a time   tokenizer.py: the vocabulary
-        shards      raw ids + document ends on disk               manifest.py: what must be there, hashed
-          sources   shards -> windows of seq_len target tokens    verify.py: every byte
-            plan    global window number -> source, epoch, index  prp.py: the shuffle; ledger.py, explain.py: the books
-              loader  windows -> microbatches of one rank         windows.py: inputs, positions, labels
+    plan/         global window number -> source, epoch, index     pure; ramp.py: step -> windows; ledger.py: the books
+    tokenizer/    text <-> token ids                               trained here, or any Hugging Face folder
+    shards/       token ids + document ends on disk, hashed        formats.py: who reads which layout
+    documents/    files -> (name, text)                            which files, unpacked, UTF-8 or refused
+    corpora/      a `data` section -> shards of each source        kinds.py: stdlib, files, shards; preparation.py
+    batches/      windows -> microbatches of one rank              record.py: plan.json of a run
 
-`prepare.py` runs the first half once; everything after it is a pure function of the window number.
+    base/         what every command stands on: composing, sections, errors, files that are whole
+
+Files are commands: `prepare` makes a corpus ready, `tokenize` files, `verify` reads every byte, `explain` tells what a
+step was trained on. Preparing is done once; everything after it is a pure function of the window number.
 """

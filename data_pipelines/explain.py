@@ -15,15 +15,36 @@ from pathlib import Path
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import DATA_EXIT, answers_errors
-from data_pipelines.batches.record import read_data_record
+from data_pipelines.batches.record import DataRecord, read_data_record
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
-from data_pipelines.shards.reader import Source, open_train
+from data_pipelines.shards.manifest import DataError
+from data_pipelines.shards.reader import open_part
+from data_pipelines.shards.source import TokenSource
 
 
-def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterator[str]:
-    """A line for the window, then one for each document in it."""
+def open_sources(record: DataRecord) -> dict[str, TokenSource]:
+    """The shards that the run reads. Raises DataError with each source that is gone or not what it was."""
+    problems, sources = [], {}
+    fingerprints = {source.name: source.fingerprint for source in record.plan.sources}
+    for name, source in record.prepared.sources.items():
+        try:
+            sources[name] = open_part(source, source.train)
+        except (OSError, ValueError) as error:
+            problems.append(f"source {name}, which the run read from {source.train}: {error}")
+            continue
+        if sources[name].manifest.fingerprint != fingerprints[name]:
+            problems.append(
+                f"source {name}: {source.train} holds other tokens than when the run read them; put the old ones back"
+            )
+    if problems:
+        raise DataError("\n".join(problems))
+    return sources
+
+
+def explain_window(plan: Plan, sources: Mapping[str, TokenSource], g: int) -> Iterator[str]:
+    """Lines on global window `g`: a line for the window, then one for each document in it."""
     window = plan.window(g)
     source, start = sources[window.source], window.index * plan.seq_len
     yield f"window {g:,}: {window.phase}, {window.source}, epoch {window.epoch}, index {window.index:,}"
@@ -34,21 +55,31 @@ def explain_window(plan: Plan, sources: Mapping[str, Source], g: int) -> Iterato
         yield f"  {end - first:6,} tokens  {place.name}  (shard {place.shard}, document {place.document:,})"
 
 
-def step_digest(plan: Plan, sources: Mapping[str, Source], windows: range) -> int:
+def step_digest(plan: Plan, sources: Mapping[str, TokenSource], windows: range) -> int:
     """What the trainer records as batch_digest, 0 .. 2^64 - 1."""
     places = ((g, plan.window(g)) for g in windows)
     return sum(window_hash(g, sources[w.source].window(w.index, plan.seq_len)) for g, w in places) % 2**64
 
 
 def recorded_digest(run_dir: Path, step: int) -> int | None:
-    """batch_digest of the step in metrics.jsonl; the last line counts, since a resumed run may repeat steps."""
+    """batch_digest of the step in metrics.jsonl; the last line counts, since a resumed run may repeat steps.
+
+    None where it has no such step. Raises DataError for a line that is no row.
+    """
     path = run_dir / "metrics.jsonl"
-    rows = map(json.loads, path.read_text().splitlines()) if path.is_file() else iter(())
-    found = [row["batch_digest"] for row in rows if row.get("step") == step]
-    return int(found[-1], 16) if found else None
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []  # without the one that is being written
+    found = None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            found = int(row["batch_digest"], 16) if row.get("step") == step else found
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise DataError(f"{path}, line {number}: not the row of a step ({error!r})") from error
+    return found
 
 
 def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
+    """Lines on what windows 0 .. num_windows - 1 have used: target tokens by phase and source, passes by source."""
     yield "so far, in target tokens:"
     for phase, sources in ledger(plan, num_windows).items():
         if any(sources.values()):
@@ -69,7 +100,7 @@ def explain(run_dir: Path, number: int) -> int:
     """Prints the documents of step `number`. Raises DataError where the run's data are not what they were."""
     record = read_data_record(run_dir)
     plan, windows = record.plan, record.ramp.windows(number)
-    sources = open_train(record.prepared)
+    sources = open_sources(record)
     for g in windows:
         print(*explain_window(plan, sources, g), sep="\n")
     print(*explain_ledger(plan, windows.stop), sep="\n")

@@ -8,6 +8,7 @@ What is made, and where: data_pipelines/corpora/preparation.py. Training does th
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import overrides_parser, parse_overrides, run_command
@@ -15,6 +16,7 @@ from data_pipelines.base.errors import DATA_EXIT, ConfigError, answers_errors
 
 if TYPE_CHECKING:
     from data_pipelines.corpora.kinds import AnyData
+    from data_pipelines.shards.source import TokenSource
 
 
 @answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
@@ -22,26 +24,34 @@ def main(arguments: list[str]) -> int:
     parser = overrides_parser("python -m data_pipelines.prepare", description=__doc__)
     overrides = parse_overrides(parser, arguments).overrides
     from data_pipelines.corpora.preparation import prepare
-    from data_pipelines.shards.manifest import Manifest
+    from data_pipelines.shards.reader import open_held_out, open_train
 
     prepared = prepare(read_data_section(overrides))
     print(f"tokenizer: {prepared.tokenizer_dir}")
-    for name, source in prepared.sources.items():
-        for part, uri in (("train", source.train), ("held out", source.held_out)):
-            if uri:
-                manifest = Manifest.load(uri)
-                print(f"{name}, {part}: {manifest.num_tokens:,} tokens, {manifest.num_documents:,} documents, {uri}")
+    held_out = open_held_out(prepared)
+    for name, train in open_train(prepared).items():
+        print(_line(f"{name}, train", train))
+        if name in held_out:
+            print(_line(f"{name}, held out", held_out[name]))
     return 0
+
+
+def _line(part: str, source: TokenSource) -> str:
+    facts = source.manifest
+    return f"{part}: {facts.num_tokens:,} tokens, {facts.num_documents:,} documents, {source.uri}"
 
 
 def read_data_section(overrides: list[str]) -> AnyData:
     """The `data` section that Hydra overrides give. Raises ConfigError with every problem in it."""
     from data_pipelines.base.compose import compose
-    from data_pipelines.base.sections import validate
+    from data_pipelines.base.sections import unknown_sections, validate
     from data_pipelines.corpora.kinds import DataConfig
 
-    sections, problems = validate(compose(["run.name=prepare", *overrides]), {"data": DataConfig})
-    if problems:
+    settings, types = compose(["run.name=prepare", *overrides]), {"data": DataConfig}
+    # The other sections are the trainer's to check; one that was meant to be `data` must not go unread.
+    misspelt = [name for name in settings if name not in types and get_close_matches(name, types)]
+    sections, problems = validate(settings, types)
+    if problems := unknown_sections(misspelt, types) + problems:
         raise ConfigError(problems)
     return sections["data"]
 

@@ -19,7 +19,8 @@ from data_pipelines.batches.windows import split_window, window_hash
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared
-from data_pipelines.shards.reader import Source, open_held_out, open_train
+from data_pipelines.shards.reader import open_held_out, open_train
+from data_pipelines.shards.source import TokenSource
 
 Batch = tuple[dict[str, Tensor], Tensor]
 """({"input": int64 [B, L], "positions": int64 [B, L]}, labels int64 [B, L])"""
@@ -70,9 +71,11 @@ class PlanLoader(BaseDataLoader):
         return self._next_window
 
     def state_dict(self) -> dict[str, Any]:
+        """The same on every rank, and for any number of ranks."""
         return {"plan": self._plan.hash, "next_window": self._next_window}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on after the window that was served last. Raises ValueError for the state of another plan."""
         if state_dict["plan"] != self._plan.hash:
             raise ValueError(
                 f"the checkpoint was trained on data plan {state_dict['plan']}, this run has plan {self._plan.hash}: "
@@ -95,7 +98,7 @@ class PlanLoader(BaseDataLoader):
         return split_window(tokens, source.window_edges(place.index, seq_len) if self._intra_document else [])
 
 
-def _check_vocabulary(sources: Mapping[str, Source], vocab_size: int) -> None:
+def _check_vocabulary(sources: Mapping[str, TokenSource], vocab_size: int) -> None:
     """What the manifests say, so that a wrong tokenizer is found before the first step."""
     for source in sources.values():
         if source.manifest.max_token_id >= vocab_size:
@@ -105,7 +108,7 @@ def _check_vocabulary(sources: Mapping[str, Source], vocab_size: int) -> None:
             )
 
 
-def read_window(source: Source, index: int, seq_len: int, vocab_size: int) -> np.ndarray:
+def read_window(source: TokenSource, index: int, seq_len: int, vocab_size: int) -> np.ndarray:
     """Token ids of a window, int64 [seq_len + 1]. Raises DataError for an id that the model has no row for."""
     tokens = source.window(index, seq_len)
     if tokens.max() >= vocab_size:
@@ -143,5 +146,6 @@ def held_out_windows(
 
 
 def stack(windows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+    """B windows as (input, positions, labels), each int64 [L] -> one microbatch."""
     inputs, positions, labels = (torch.from_numpy(np.stack(rows)) for rows in zip(*windows, strict=True))
     return {"input": inputs, "positions": positions}, labels

@@ -6,7 +6,7 @@ Written whole or not at all. The plan is a pure function of what is in it, and i
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +16,8 @@ from data_pipelines.plan.plan import Plan
 from data_pipelines.plan.ramp import Ramp
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared
+from data_pipelines.shards.storage import absolute
+from data_pipelines.tokenizer.encoder import TextEncoder
 
 FILE_NAME = "plan.json"
 
@@ -28,13 +30,32 @@ class DataRecord:
     hash: str
     """Of the plan, as a checkpoint has it."""
     prepared: Prepared
+    """Tokenizer and shards; local paths are absolute."""
+    tokenizer_hash: str
+    """sha256 of its tokenizer.json, 64 hex digits."""
     ramp: Ramp
+    """Step -> windows."""
 
 
 def record_data(run_dir: Path, plan: Plan, prepared: Prepared, ramp: Ramp) -> None:
-    """Writes <run_dir>/plan.json; the same again where it is there already."""
-    record = DataRecord(plan=plan, hash=plan.hash, prepared=prepared, ramp=ramp)
+    """Writes <run_dir>/plan.json; the same again where it is there already. Raises ValueError, OSError."""
+    record = DataRecord(
+        plan=plan,
+        hash=plan.hash,
+        prepared=_from_anywhere(prepared),
+        tokenizer_hash=TextEncoder(prepared.tokenizer_dir, quiet=True).hash,
+        ramp=ramp,
+    )
     write_whole(run_dir / FILE_NAME, json.dumps(asdict(record), indent=1) + "\n")
+
+
+def _from_anywhere(prepared: Prepared) -> Prepared:
+    """The run may be read from another current folder than it was started in."""
+    sources = {
+        name: replace(source, train=absolute(source.train), held_out=source.held_out and absolute(source.held_out))
+        for name, source in prepared.sources.items()
+    }
+    return Prepared(tokenizer_dir=absolute(prepared.tokenizer_dir), sources=sources)
 
 
 def read_data_record(run_dir: Path) -> DataRecord:
@@ -50,5 +71,8 @@ def read_data_record(run_dir: Path) -> DataRecord:
     except ValidationError as error:
         raise DataError(f"{path} is damaged ({error.errors()[0]['msg']}); starting the run again writes it") from error
     if record.plan.hash != record.hash:
-        raise DataError(f"{path} is damaged: its plan has hash {record.plan.hash}, not {record.hash} as recorded")
+        raise DataError(
+            f"{path} is damaged: its plan has hash {record.plan.hash}, not {record.hash} as recorded; starting the run "
+            "again writes it"
+        )
     return record

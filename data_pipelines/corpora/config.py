@@ -1,18 +1,26 @@
-"""What every kind of `data` section has."""
+"""What every kind of `data` section has. A new kind is a file with its class, and a line in kinds.py.
+
+DataOptions            any data
+  CorpusOptions        text that is prepared here: its documents and their fingerprint
+  (corpora/shards.py)  tokens that are there already
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
+
+from data_pipelines.corpora import Corpus
 
 Weights = dict[str, float]
 """Source name -> weight, on any scale."""
 
 
 @dataclass(kw_only=True, slots=True)
-class DataOptions:
+class DataOptions(ABC):
     """What every kind of data has."""
 
     mix: dict[str, Weights] | None = None
@@ -23,10 +31,18 @@ class DataOptions:
     """Attention and positions restart at each document, and no label crosses an edge. A window that begins in the
     middle of a document starts at position 0 too. Trinity Large: on. Trinity Nano and Mini: off."""
 
+    @abstractmethod
+    def source_names(self) -> list[str]:
+        """Names that `data.mix` may use, sorted; known before anything is prepared."""
+
+    def new_vocab_size(self) -> int | None:
+        """Most ids that the tokenizer which is still to be trained will have; None where one exists already."""
+        return None
+
 
 @dataclass(kw_only=True, slots=True)
 class CorpusOptions(DataOptions):
-    """Data that is prepared here, on first use."""
+    """Text that is prepared here, on first use."""
 
     dir: str
     """Folder for tokenizer and shards. Each combination of corpus and settings gets its own folder inside."""
@@ -36,3 +52,14 @@ class CorpusOptions(DataOptions):
     """Folder of an existing Hugging Face tokenizer to use instead of training one."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.04
     """Share of each source's bytes that is kept for validation: whole documents, chosen by a hash of their names."""
+
+    @abstractmethod
+    def corpus(self) -> Corpus:
+        """The documents of each source. Raises ValueError where there are none."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash that changes with the documents, computed without reading all of them where that takes long."""
+
+    def new_vocab_size(self) -> int | None:
+        return None if self.tokenizer else self.vocab_size

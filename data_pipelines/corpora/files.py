@@ -62,3 +62,12 @@ class FilesData(CorpusOptions):
     dir: str = "data/files"
     sources: dict[str, FileSource] = field(default_factory=dict)
     """Source name -> its files."""
+
+    def source_names(self) -> list[str]:
+        return sorted(self.sources)
+
+    def corpus(self) -> Corpus:
+        return files_corpus(self.sources)
+
+    def fingerprint(self) -> str:
+        return files_fingerprint(self.sources)

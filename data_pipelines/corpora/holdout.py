@@ -22,19 +22,23 @@ class Split(NamedTuple):
     """How the documents of a source are used."""
 
     num_chars: int
+    """Characters of all its documents."""
     held_out: frozenset[int]
     """Ranks."""
     sample_from: int
     """The lowest rank of the tokenizer's sample."""
 
     def is_held_out(self, document: Document) -> bool:
+        """For validation only."""
         return rank_of(document) in self.held_out
 
     def is_sampled(self, document: Document) -> bool:
+        """The tokenizer is trained on it."""
         return rank_of(document) >= self.sample_from and not self.is_held_out(document)
 
 
 def rank_of(document: Document) -> int:
+    """0 .. 2^64 - 1, by the hash of its name."""
     return derive_key(0, "document", document.name)
 
 

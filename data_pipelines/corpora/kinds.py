@@ -1,4 +1,4 @@
-"""The kinds of the `data` section, by name."""
+"""The kinds of the `data` section: the one place where they are named."""
 
 from __future__ import annotations
 
@@ -12,11 +12,5 @@ from data_pipelines.corpora.stdlib import StdlibData
 
 AnyData: TypeAlias = StdlibData | FilesData | ShardsData
 
-
 DataConfig = Annotated[AnyData, Field(discriminator="kind")]
 """Validate with TypeAdapter(DataConfig); `kind` chooses the class."""
-
-
-def source_names(data: AnyData) -> list[str]:
-    """Names that `data.mix` may use, known before anything is prepared."""
-    return ["code", "prose", "stem"] if isinstance(data, StdlibData) else sorted(data.sources)

@@ -46,6 +46,7 @@ _Documented: TypeAlias = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | a
 
 
 def stdlib_corpus() -> Corpus:
+    """Documents named after their files below the library's folder, in a fixed order."""
     return {"code": _code, "prose": _prose, "stem": _stem}
 
 
@@ -160,3 +161,12 @@ class StdlibData(CorpusOptions):
 
     kind: Literal["stdlib"] = "stdlib"
     dir: str = "data/stdlib"
+
+    def source_names(self) -> list[str]:
+        return sorted(stdlib_corpus())
+
+    def corpus(self) -> Corpus:
+        return stdlib_corpus()
+
+    def fingerprint(self) -> str:
+        return stdlib_fingerprint()

@@ -1,1 +1,1 @@
-"""global window number -> source, epoch, index."""
+"""step -> ramp: global window numbers -> plan (shuffled by prp): source, epoch, index -> ledger: tokens used so far."""

@@ -63,6 +63,7 @@ class PlanPhase:
 
     @property
     def num_windows(self) -> int:
+        """Windows of the phase."""
         return sum(self.counts)
 
 
@@ -85,10 +86,11 @@ class Plan:
 
     @property
     def num_windows(self) -> int:
+        """Windows of the whole run."""
         return self._edges[-1]
 
     def window(self, g: int) -> Window:
-        """The g-th window of the run."""
+        """Where window g comes from, counted from 0. Raises IndexError outside of 0 .. num_windows - 1."""
         p, k, counter = self._locate(g)
         source = self.sources[k]
         epoch, position = divmod(counter, source.num_windows)

@@ -32,6 +32,7 @@ class Ramp:
 
     @property
     def num_steps(self) -> int:
+        """Steps of the whole run."""
         return self.step_of(self.num_windows - 1)
 
     def windows(self, step: int) -> range:

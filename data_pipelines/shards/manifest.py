@@ -19,6 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from data_pipelines.shards.storage import locate
 
 BLOCK_BYTES = 16 * 2**20
+TOKENS, ENDS, NAMES = ".ds", ".ds.index", ".ds.names"
+"""Suffixes of the files of a shard; writer.py says what is in them."""
 FILE_NAME = "manifest.json"
 REMEDY = "restore it, or delete its folder and prepare the data again"
 
@@ -32,40 +34,59 @@ TokenType: TypeAlias = Literal["uint16", "uint32"]
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
+    """What a file must be."""
+
     bytes: int
     sha256: str
+    """64 hex digits."""
     blocks: tuple[str, ...]
     """xxh3-128 of each block of `block_bytes`, the last one shorter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
+    """What a shard must be."""
+
     name: str
+    """Its files are named name + suffix."""
     tokens: int
     documents: int
     max_token_id: int
     files: dict[str, FileRecord]
-    """Suffix -> file, see shards.py."""
+    """Suffix -> file. NAMES may be missing in shards that others wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
+    """The shards of a folder, in the order in which they are read. Raises ValueError where it contradicts itself."""
+
     version: Literal[1] = 1
     dtype: TokenType
-    """Little-endian."""
+    """Of the token ids, little-endian."""
     eos_id: int
     """Token that ends each document."""
     tokenizer: str
-    """sha256 of the tokenizer.json that made the ids."""
+    """sha256 of the tokenizer.json that made the ids, 64 hex digits."""
     block_bytes: int = BLOCK_BYTES
+    """Bytes that one hash covers."""
     shards: tuple[ShardRecord, ...]
 
     def __post_init__(self) -> None:
+        if self.block_bytes < 1:
+            raise ValueError(f"block_bytes={self.block_bytes}: must be at least 1")
         for shard in self.shards:
-            if shard.files[".ds"].bytes != shard.tokens * self.itemsize:
+            if missing := {TOKENS, ENDS} - shard.files.keys():
+                raise ValueError(f"shard {shard.name}: no {', '.join(sorted(missing))} among its files")
+            if (got := shard.files[TOKENS].bytes) != shard.tokens * self.itemsize:
                 raise ValueError(
-                    f"shard {shard.name}: {shard.tokens:,} tokens of type {self.dtype} are not "
-                    f"{shard.files['.ds'].bytes:,} bytes"
+                    f"shard {shard.name}: {shard.tokens:,} tokens of type {self.dtype} are not {got:,} bytes"
+                )
+            if (got := shard.files[ENDS].bytes) != shard.documents * 8:
+                raise ValueError(f"shard {shard.name}: the ends of {shard.documents:,} documents are not {got:,} bytes")
+        for name, record in self.files():
+            if len(record.blocks) != (count := -(-record.bytes // self.block_bytes)):
+                raise ValueError(
+                    f"{name}: {record.bytes:,} bytes are {count:,} blocks, got {len(record.blocks):,} of them"
                 )
 
     @property
@@ -78,18 +99,21 @@ class Manifest:
 
     @property
     def max_token_id(self) -> int:
+        """The largest id in any shard; 0 where there is none."""
         return max((shard.max_token_id for shard in self.shards), default=0)
 
     @property
     def itemsize(self) -> int:
+        """Bytes of a token id."""
         return np.dtype(self.dtype).itemsize
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any token, not with the place where the files lie."""
-        return xxhash.xxh3_128_hexdigest("".join(shard.files[".ds"].sha256 for shard in self.shards).encode())
+        """32 hex digits that change with any token, not with the place where the files lie."""
+        return xxhash.xxh3_128_hexdigest("".join(shard.files[TOKENS].sha256 for shard in self.shards).encode())
 
     def files(self) -> Iterator[tuple[str, FileRecord]]:
+        """(name, what it must be) of every file, shard by shard."""
         for shard in self.shards:
             for suffix, record in shard.files.items():
                 yield shard.name + suffix, record
@@ -123,6 +147,7 @@ class Manifest:
 
     @staticmethod
     def exists(uri: str) -> bool:
+        """Whether the folder `uri` is finished."""
         fs, folder = locate(uri)
         return fs.exists(join(folder, FILE_NAME))
 
@@ -146,6 +171,7 @@ class HashingWriter:
         self._bytes = 0
 
     def write(self, data: bytes) -> None:
+        """Appends `data`. Raises OSError."""
         self._file.write(data)
         self._sha256.update(data)
         view = memoryview(data)
@@ -158,6 +184,7 @@ class HashingWriter:
                 self._end_block()
 
     def record(self) -> FileRecord:
+        """Of all that was written; nothing may be written after it."""
         if self._bytes % self._block_bytes:
             self._end_block()
         return FileRecord(bytes=self._bytes, sha256=self._sha256.hexdigest(), blocks=tuple(self._blocks))
@@ -184,6 +211,7 @@ class VerifiedFile:
         return self._fetch(start, stop)
 
     def verify_block(self, block: int) -> None:
+        """Reads block number `block` unless that was done before. Raises DataError where it is not what was written."""
         if block in self._verified:
             return
         start = block * self._block_bytes
@@ -210,4 +238,5 @@ class VerifiedFile:
 
 
 def join(uri: str, name: str) -> str:
+    """The URI of `name` in the folder `uri`."""
     return f"{uri.rstrip('/')}/{name}"

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from data_pipelines.shards.formats import FORMATS
+
 
 @dataclass(kw_only=True, slots=True)
 class ShardSource:
-    """Shards that `data_pipelines.tokenize` wrote."""
+    """Shards of one source. Raises ValueError for a format that is not known."""
 
     train: str
-    """Folder with a manifest.json: a path or any fsspec URI."""
+    """Folder of shards: a path or any fsspec URI."""
     held_out: str | None = None
     """The same for validation; null leaves the source out of it."""
+    format: str = "datatrove"
+    """How both are stored; `data_pipelines.tokenize` writes datatrove. The names are in shards/formats.py."""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format={self.format}: unknown, allowed: {', '.join(FORMATS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,4 +28,6 @@ class Prepared:
     """Where everything lies that training needs to know of its data."""
 
     tokenizer_dir: str
+    """Folder of the Hugging Face tokenizer that made the ids."""
     sources: dict[str, ShardSource]
+    """Source name -> its shards."""

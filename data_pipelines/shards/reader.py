@@ -1,124 +1,22 @@
-"""Reading shards: a `Source` is all shards of a folder as one long sequence of tokens, cut into windows.
-
-A window of seq_len target tokens reads seq_len + 1 tokens at stride seq_len: each token but the very first is a target
-exactly once per epoch. Windows and documents may span shards.
-"""
+"""Opens prepared data, each source by the reader of its format."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from functools import lru_cache
-from itertools import accumulate
-from typing import NamedTuple
-
-import numpy as np
-
-from data_pipelines.shards.manifest import DataError, Manifest, VerifiedFile, join
-from data_pipelines.shards.prepared import Prepared
-from data_pipelines.shards.writer import ENDS, NAMES, TOKENS
+from data_pipelines.shards.formats import FORMATS
+from data_pipelines.shards.prepared import Prepared, ShardSource
+from data_pipelines.shards.source import TokenSource
 
 
-def open_train(prepared: Prepared) -> dict[str, Source]:
-    return {name: Source(uris.train) for name, uris in prepared.sources.items()}
+def open_train(prepared: Prepared) -> dict[str, TokenSource]:
+    """Source name -> its training part. Raises DataError for shards that are missing or damaged."""
+    return {name: open_part(source, source.train) for name, source in prepared.sources.items()}
 
 
-def open_held_out(prepared: Prepared) -> dict[str, Source]:
-    """The sources that have a held-out part."""
-    return {name: Source(uris.held_out) for name, uris in prepared.sources.items() if uris.held_out}
+def open_held_out(prepared: Prepared) -> dict[str, TokenSource]:
+    """The held-out part of each source that has one. Raises DataError as `open_train` does."""
+    return {name: open_part(source, source.held_out) for name, source in prepared.sources.items() if source.held_out}
 
 
-class Place(NamedTuple):
-    """A document inside a source."""
-
-    shard: str
-    document: int
-    name: str
-
-
-class Source:
-    """All shards of a folder as one sequence of tokens.
-
-    Opening it compares the size of each file with the manifest; contents are verified as they are touched.
-    Raises DataError with every file that is missing, truncated or grown.
-    """
-
-    def __init__(self, uri: str):
-        self.uri = uri
-        self.manifest = Manifest.load(uri)
-        self.num_tokens = self.manifest.num_tokens
-        if problems := self.manifest.size_problems(uri):
-            raise DataError("\n".join(str(problem) for problem in problems.values()))
-        self._starts = [0, *accumulate(shard.tokens for shard in self.manifest.shards)]
-        self._files: dict[str, VerifiedFile] = {}
-        # An index takes megabytes and a source may have thousands of them.
-        self._ends = lru_cache(64)(self._load_ends)
-        self._names = lru_cache(64)(self._load_names)
-
-    def num_windows(self, seq_len: int) -> int:
-        return max(0, self.num_tokens - 1) // seq_len
-
-    def window(self, index: int, seq_len: int) -> np.ndarray:
-        """The seq_len + 1 token ids of window `index`, int64."""
-        return self.tokens(index * seq_len, (index + 1) * seq_len + 1)
-
-    def window_edges(self, index: int, seq_len: int) -> np.ndarray:
-        """Where documents begin inside of window `index`, counted from its start: 1 .. seq_len."""
-        return self.document_ends(index * seq_len, (index + 1) * seq_len + 1) - index * seq_len
-
-    def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Token ids start .. stop-1 of the source, int64."""
-        assert 0 <= start < stop <= self.num_tokens, (start, stop, self.num_tokens)
-        pieces = [self._shard_tokens(s, lo, hi) for s, lo, hi in self._spans(start, stop)]
-        return np.concatenate(pieces).astype(np.int64)
-
-    def document_ends(self, start: int, stop: int) -> np.ndarray:
-        """Every e with start < e < stop where one document ends and the next one begins, int64."""
-        pieces = [self._starts[s] + self._ends(s) for s, _, _ in self._spans(start, stop)]
-        ends = np.concatenate(pieces)
-        return ends[np.searchsorted(ends, start, "right") : np.searchsorted(ends, stop, "left")]
-
-    def place(self, token: int) -> Place:
-        """The document that token number `token` belongs to."""
-        s = bisect_right(self._starts, token) - 1
-        document = int(np.searchsorted(self._ends(s), token - self._starts[s], "right"))
-        return Place(self.manifest.shards[s].name, document, self._name(s, document))
-
-    def _name(self, s: int, document: int) -> str:
-        """Shards that others wrote may come without names: then a document is known by its number."""
-        return self._names(s)[document] if NAMES in self.manifest.shards[s].files else f"document {document:,}"
-
-    def position(self, token: int) -> str:
-        """Where a token lies, for people: file and byte."""
-        s = bisect_right(self._starts, token) - 1
-        offset = (token - self._starts[s]) * self.manifest.itemsize
-        return f"{join(self.uri, self.manifest.shards[s].name + TOKENS)}, byte {offset:,}"
-
-    def _spans(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Tokens start .. stop-1 as (shard, first, last + 1) counted inside each shard."""
-        first = bisect_right(self._starts, start) - 1
-        last = bisect_right(self._starts, stop - 1) - 1
-        base, size = self._starts, self.manifest.shards
-        spans = ((s, max(start - base[s], 0), min(stop - base[s], size[s].tokens)) for s in range(first, last + 1))
-        return [(s, lo, hi) for s, lo, hi in spans if lo < hi]
-
-    def _shard_tokens(self, s: int, start: int, stop: int) -> np.ndarray:
-        itemsize = self.manifest.itemsize
-        data = self._file(s, TOKENS).read(start * itemsize, stop * itemsize)
-        return np.frombuffer(data, np.dtype(self.manifest.dtype).newbyteorder("<"))
-
-    def _load_ends(self, s: int) -> np.ndarray:
-        return np.frombuffer(self._read(s, ENDS), "<u8").astype(np.int64)
-
-    def _load_names(self, s: int) -> list[str]:
-        return self._read(s, NAMES).decode().split("\n")
-
-    def _read(self, s: int, suffix: str) -> bytes:
-        file = self._file(s, suffix)
-        return file.read(0, file.record.bytes)
-
-    def _file(self, s: int, suffix: str) -> VerifiedFile:
-        shard = self.manifest.shards[s]
-        name = shard.name + suffix
-        if name not in self._files:
-            self._files[name] = VerifiedFile(join(self.uri, name), shard.files[suffix], self.manifest.block_bytes)
-        return self._files[name]
+def open_part(source: ShardSource, uri: str) -> TokenSource:
+    """One of the folders of `source`."""
+    return FORMATS[source.format](uri)

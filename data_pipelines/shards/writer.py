@@ -5,7 +5,7 @@
     00000.ds.names  ours: one line per document, so that a step can be traced back to what it was trained on
     manifest.json   ours: what all of these must be (manifest.py)
 
-This file writes a shard; sources.py reads all shards of a folder as one long sequence of tokens.
+This file writes a shard; datatrove.py reads all shards of a folder as one long sequence of tokens.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from types import TracebackType
 
 import numpy as np
 
-from data_pipelines.shards.manifest import BLOCK_BYTES, HashingWriter, ShardRecord, TokenType, join
+from data_pipelines.shards.manifest import BLOCK_BYTES, ENDS, NAMES, TOKENS, HashingWriter, ShardRecord, TokenType, join
 from data_pipelines.shards.storage import locate
-
-TOKENS, ENDS, NAMES = ".ds", ".ds.index", ".ds.names"
 
 
 def token_dtype(vocab_size: int) -> TokenType:
+    """The narrowest type that holds ids 0 .. vocab_size - 1."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
@@ -50,7 +49,10 @@ class ShardWriter:
         return self
 
     def add(self, name: str, token_ids: list[int]) -> None:
-        """Append one document, its end-of-text token included."""
+        """Append one document: its token ids, the end-of-text token included, at least one.
+
+        Raises OverflowError for an id that the type does not hold, OSError where the store cannot be written.
+        """
         self._num_tokens += len(token_ids)
         self._num_documents += 1
         self._max_token_id = max(self._max_token_id, max(token_ids))

@@ -1,1 +1,1 @@
-"""text <-> token ids."""
+"""texts -> bpe: a trained tokenizer, as a Hugging Face folder -> encoder: text <-> token ids."""

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from data_pipelines.batches.record import record_data
 from data_pipelines.explain import explain_ledger, explain_window, main, recorded_digest, step_digest
+from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.shards.reader import open_train
-from tests.data_pipelines.batches.test_loader import L, loader_of, plan_of
+from tests.data_pipelines.batches.test_loader import TIMELINE, L, loader_of, plan_of
 from tests.data_pipelines.conftest import MakeShards
 
 
@@ -48,6 +51,15 @@ def test_the_last_record_of_a_step_counts(tmp_path: Path):
     assert recorded_digest(tmp_path / "none", 1) is None
 
 
+def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_named(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "batch_digest": "0a"}\n{"step": 1, "ba')
+    assert recorded_digest(tmp_path, 1) == 10
+    path.write_text('{"step": 1, "batch_digest": "0a"}\n{"step": 2}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2: not the row of a step .*batch_digest"):
+        recorded_digest(tmp_path, 2)
+
+
 def test_the_ledger_is_told_in_tokens_and_passes(prepared: Prepared):
     plan = plan_of(prepared, mix=None)
     assert list(explain_ledger(plan, 54)) == [
@@ -56,6 +68,67 @@ def test_the_ledger_is_told_in_tokens_and_passes(prepared: Prepared):
         f"  second: web {6 * L}",
         "  passes: web 9.00",  # 100 tokens are 6 windows
     ]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, prepared: Prepared, tokenizer_dir: Path) -> Path:
+    """As the trainer leaves it, with the digest of step 2."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    plan = plan_of(prepared, mix=None)
+    record_data(folder, plan, replace(prepared, tokenizer_dir=str(tokenizer_dir)), TIMELINE.ramp)
+    digest = step_digest(plan, open_train(prepared), TIMELINE.ramp.windows(2))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "batch_digest": f"{digest:016x}"}) + "\n")
+    return folder
+
+
+def test_a_step_is_explained_from_the_run_directory_alone(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(run_dir), "--step", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("window")] == [f"{g}:" for g in range(8, 16)]
+    assert lines[-1].endswith("the same as training recorded")
+    assert main([str(run_dir), "--step", "9"]) == 1
+    assert "step 9 is outside of 1..8" in capsys.readouterr().err
+
+
+def test_data_that_are_gone_are_named_with_the_place_where_they_were(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "web").rename(tmp_path / "elsewhere")
+    before = sorted(tmp_path.rglob("*"))
+    assert main([str(run_dir), "--step", "2"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: source web, which the run read from {tmp_path}/web: ")
+    assert "manifest.json is missing" in captured.err
+    assert not captured.out
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is prepared
+
+
+def test_other_tokens_in_the_place_of_the_old_ones_are_refused(
+    run_dir: Path, make_shards: MakeShards, capsys: pytest.CaptureFixture[str]
+):
+    make_shards("web", [[5] * 99 + [1]])
+    assert main([str(run_dir), "--step", "2"]) == 1
+    assert "web holds other tokens than when the run read them; put the old ones back" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_is_told_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(tmp_path), "--step", "2"]) == 1
+    assert "starting the run again writes it" in capsys.readouterr().err
+
+
+def test_shards_without_names_are_explained_by_number(
+    prepared: Prepared, run_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    """datatrove and others write none."""
+    folder = Path(prepared.sources["web"].train)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        del shard["files"][".ds.names"]
+        (folder / f"{shard['name']}.ds.names").unlink()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(run_dir), "--step", "2"]) == 0
+    assert "  document 0  (shard 00001, document 0)" in capsys.readouterr().out
 
 
 def test_help_says_what_the_command_does(capsys: pytest.CaptureFixture[str]):

@@ -11,17 +11,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines.corpora import preparation as module
 from data_pipelines.corpora.files import FilesData, FileSource
-from data_pipelines.corpora.kinds import DataConfig, source_names
-from data_pipelines.corpora.preparation import prepare
+from data_pipelines.corpora.kinds import DataConfig
+from data_pipelines.corpora.preparation import open_prepared, prepare
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData
 from data_pipelines.documents.find import stored_file
+from data_pipelines.prepare import main as prepare_command
 from data_pipelines.shards.manifest import DataError, Manifest
 from data_pipelines.shards.prepared import Prepared, ShardSource
-from data_pipelines.shards.reader import Source, open_held_out, open_train
+from data_pipelines.shards.reader import open_held_out, open_train
+from data_pipelines.shards.source import TokenSource
 from data_pipelines.tokenize import main as tokenize
 from data_pipelines.tokenize import tokenize_files
 from data_pipelines.tokenizer.encoder import TextEncoder
+from data_pipelines.verify import main as verify
+from tests.data_pipelines.conftest import MakeShards
 
 
 def write_texts(folder: Path, num_documents: int = 40) -> None:
@@ -48,7 +52,7 @@ def hashes(folder: str | Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def document_names(source: Source) -> set[str]:
+def document_names(source: TokenSource) -> set[str]:
     ends = [0, *source.document_ends(0, source.num_tokens).tolist()]
     return {source.place(token).name for token in ends}
 
@@ -97,6 +101,36 @@ def test_a_changed_corpus_or_setting_is_prepared_anew_and_the_old_one_stays(data
 def test_mix_and_masks_need_no_new_preparation(data: FilesData, tmp_path: Path):
     changed = files_data(tmp_path, mix={"p": {"lines": 1.0}}, intra_document=False, max_epochs=3)
     assert prepare(changed) == prepare(data)
+
+
+def test_where_all_is_there_nothing_is_written(data: FilesData, monkeypatch: pytest.MonkeyPatch):
+    """The folder may be on a read-only mount: not even a lock is taken."""
+    first = prepare(data)
+    for lock in Path(data.dir).glob("*.lock"):
+        lock.unlink()
+    before = {path: path.stat().st_mtime_ns for path in [Path(data.dir), *Path(data.dir).rglob("*")]}
+    monkeypatch.setattr(module, "FileLock", None)
+    assert prepare(data) == open_prepared(data) == first
+    assert {path: path.stat().st_mtime_ns for path in [Path(data.dir), *Path(data.dir).rglob("*")]} == before
+
+
+def test_a_reader_never_prepares(data: FilesData, tmp_path: Path):
+    with pytest.raises(DataError, match=r"data/[0-9a-f]{16}/prepared\.json is missing: .*prepare the data with"):
+        open_prepared(data)
+    assert not Path(data.dir).exists()
+    prepared = prepare(data)
+    assert open_prepared(data) == prepared
+    with pytest.raises(DataError, match="or the corpus, its settings or the tokenizer have changed since"):
+        open_prepared(files_data(tmp_path, vocab_size=310))
+    assert len(list(Path(data.dir).glob("*/"))) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"lines": ["test"]}', "[" * 100_000])
+def test_a_damaged_list_of_parts_is_named_with_the_remedy(data: FilesData, text: str):
+    root = Path(prepare(data).tokenizer_dir).parent
+    (root / "prepared.json").write_text(text)
+    with pytest.raises(DataError, match=r"prepared\.json is damaged; delete .*, the data are prepared again then"):
+        open_prepared(data)
 
 
 def test_an_interrupted_preparation_is_done_again(data: FilesData, monkeypatch: pytest.MonkeyPatch):
@@ -157,6 +191,57 @@ def test_shards_of_another_tokenizer_are_refused(data: FilesData, tokenizer_dir:
         prepare(ShardsData(tokenizer=prepared.tokenizer_dir))
 
 
+def test_everything_that_is_wrong_with_shards_is_said_at_once(
+    tokenizer_dir: Path, tmp_path: Path, make_shards: MakeShards
+):
+    uri = make_shards("other", [[5, 6, 1]])
+    sources = {"a": ShardSource(train=f"{tmp_path}/gone", held_out=uri), "b": ShardSource(train=uri)}
+    with pytest.raises(DataError) as refusal:
+        prepare(ShardsData(tokenizer=str(tokenizer_dir), sources=sources))
+    gone, held_out, train = str(refusal.value).splitlines()
+    assert f"{tmp_path}/gone/manifest.json is missing" in gone
+    assert held_out.startswith(f"data.sources.a: {uri} was made by a tokenizer with hash none")
+    assert train.startswith(f"data.sources.b: {uri} was made by a tokenizer with hash none")
+
+
+def test_preparing_by_command_says_what_is_where(data: FilesData, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    overrides = ["data=files", f"data.dir={data.dir}", "data.vocab_size=300", "data.held_out=0.1", "data.mix=null"]
+    sources = [f"data.sources.{name}.glob='{source.glob}'" for name, source in data.sources.items()]
+    assert prepare_command([*overrides, *sources]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    prepared = open_prepared(data)
+    assert lines[0] == f"tokenizer: {prepared.tokenizer_dir}"
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "lines, train", "lines, held out", "texts, train", "texts, held out",
+    ]  # fmt: skip
+    assert lines[4].endswith(f"1 documents, {prepared.sources['texts'].held_out}")
+
+
+def test_the_command_refuses_every_wrong_key_of_the_section_at_once(capsys: pytest.CaptureFixture[str]):
+    assert prepare_command(["data.vocabsize=300", "data.held_out=1.5", "dta.tokenizer=tok"]) == 1
+    error = capsys.readouterr().err
+    assert "error: dta: unknown section (did you mean data?)" in error
+    assert "error: data.vocabsize: unknown key (did you mean vocab_size?)" in error
+    assert "error: data.held_out: Input should be less than 1 (got 1.5)" in error
+
+
+# abfs: a store whose package nobody installs along with this project
+def test_every_command_names_the_package_that_a_store_needs(
+    tokenizer_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "a.txt").write_text("text")
+    store, tokenizer = "abfs://bucket/x", ["--tokenizer", str(tokenizer_dir)]
+    assert verify([store]) == 1
+    assert tokenize(["--input", store, *tokenizer, "--out", str(tmp_path / "out")]) == 1
+    assert tokenize(["--input", f"{tmp_path}/*.txt", *tokenizer, "--out", store]) == 1
+    assert prepare_command(["data=files", "data.mix=null", f"data.sources.web.glob={store}"]) == 1
+    shards = ["data=shards", "data.mix=null", f"data.tokenizer={tokenizer_dir}", f"data.sources.web.train={store}"]
+    assert prepare_command(shards) == 1
+    errors = capsys.readouterr().err.splitlines()
+    said = [line for line in errors if line.startswith(f"error: {store}: Install adlfs")]
+    assert len(said) == 5, errors
+
+
 def test_the_command_writes_the_same_bytes_with_any_number_of_workers(
     tmp_path: Path, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -207,7 +292,7 @@ def test_kind_chooses_the_class_and_unknown_keys_are_refused():
     files = adapter.validate_python({"kind": "files", "sources": {"b": {"glob": "x"}, "a": {"glob": "y"}}})
     assert isinstance(files, FilesData)
     assert files.sources["a"] == FileSource(glob="y", text_key="text")
-    assert (source_names(files), source_names(StdlibData())) == (["a", "b"], ["code", "prose", "stem"])
+    assert (files.source_names(), StdlibData().source_names()) == (["a", "b"], ["code", "prose", "stem"])
     for section in ({"kind": "stdlib", "vocab": 1}, {"kind": "web"}, {"kind": "files", "held_out": 1.5}):
         with pytest.raises(ValidationError):
             adapter.validate_python(section, extra="forbid")

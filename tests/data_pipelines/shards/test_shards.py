@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipelines.shards.datatrove import Source
 from data_pipelines.shards.manifest import DataError, HashingWriter, Manifest
-from data_pipelines.shards.reader import Source
 from data_pipelines.shards.writer import ShardWriter, token_dtype
 from data_pipelines.verify import main as verify
 from tests.data_pipelines.conftest import MakeShards, random_documents
@@ -141,6 +141,17 @@ def test_a_missing_shard_is_named(make_shards: MakeShards):
     Path(uri, "00000.ds.index").unlink()
     with pytest.raises(DataError, match=r"00000\.ds\.index is missing; restore it"):
         Source(uri)
+
+
+def test_every_damaged_file_is_named_at_once(make_shards: MakeShards):
+    uri = make_shards("s", DOCUMENTS, DOCUMENTS)
+    Path(uri, "00000.ds.index").unlink()
+    Path(uri, "00001.ds").write_bytes(b"")
+    with pytest.raises(DataError) as refusal:
+        Source(uri)
+    missing, truncated = str(refusal.value).splitlines()
+    assert "00000.ds.index is missing" in missing
+    assert "00001.ds: expected 18 bytes, got 0" in truncated
 
 
 def test_a_folder_without_a_manifest_is_unfinished(tmp_path: Path):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torchtitan.config import TrainingConfig
 
-from data_pipelines.corpora.kinds import AnyData, source_names
-from data_pipelines.corpora.shards import ShardsData
+from data_pipelines.corpora.kinds import AnyData
 from data_pipelines.plan.plan import mix_problems
 from train.afmoe.config import ModelConfig
 from train.schedule.config import ScheduleConfig
@@ -19,11 +18,10 @@ def sequence_fits_the_model(training: TrainingConfig, model: ModelConfig) -> str
 
 def vocabulary_fits_the_model(data: AnyData, model: ModelConfig) -> str | None:
     """A tokenizer that exists already is measured when the data is opened."""
-    if isinstance(data, ShardsData) or data.tokenizer is not None:
-        return None
-    if data.vocab_size > model.vocab_size:
+    new_ids = data.new_vocab_size()
+    if new_ids is not None and new_ids > model.vocab_size:
         return (
-            f"data.vocab_size={data.vocab_size}: the tokenizer would have ids beyond "
+            f"data.vocab_size={new_ids}: the tokenizer would have ids beyond "
             f"model.vocab_size={model.vocab_size}; lower the one or raise the other"
         )
     return None
@@ -39,7 +37,7 @@ def mix_names_phases_and_sources(data: AnyData, schedule: ScheduleConfig) -> str
     if data.mix is None:
         return None
     phases = [phase.name for phase in schedule.phases]
-    problems = mix_problems(data.mix, phases, source_names(data))
+    problems = mix_problems(data.mix, phases, data.source_names())
     return "; ".join([*problems, _MIX_REMEDY]) if problems else None
 
 

@@ -1,0 +1,52 @@
+"""A manifest that contradicts itself is refused when it is read, in a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.shards.manifest import DataError, Manifest
+from data_pipelines.verify import main as verify
+from tests.data_pipelines.conftest import MakeShards
+
+
+def without_ends(content: dict[str, Any]) -> None:
+    del content["shards"][0]["files"][".ds.index"]
+
+
+def with_more_documents(content: dict[str, Any]) -> None:
+    content["shards"][0]["documents"] = 2**46
+
+
+def with_fewer_hashes(content: dict[str, Any]) -> None:
+    content["shards"][0]["files"][".ds"]["blocks"] = []
+
+
+def with_blocks_of_nothing(content: dict[str, Any]) -> None:
+    content["block_bytes"] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_ends, r"shard 00000: no \.ds\.index among its files"),
+        (with_more_documents, "shard 00000: the ends of 70,368,744,177,664 documents are not 16 bytes"),
+        (with_fewer_hashes, r"00000\.ds: 10 bytes are 1 blocks, got 0 of them"),
+        (with_blocks_of_nothing, "block_bytes=0: must be at least 1"),
+    ],
+)
+def test_a_contradiction_is_named(
+    make_shards: MakeShards, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], None], message: str
+):
+    path = Path(make_shards("s", [[5, 6, 1], [7, 1]]), "manifest.json")
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        Manifest.load(str(path.parent))
+    assert verify([str(path.parent)]) == 1
+    assert "manifest.json is no manifest" in capsys.readouterr().err
