@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,14 +18,20 @@ from data_pipelines.shards.source import Place, TokenSource
 from tests.data_pipelines.batches.test_loader import L, loader_of, plan_of
 
 
+class Counted(NamedTuple):
+    num_tokens: int
+    num_documents: int
+    max_token_id: int
+    tokenizer: str
+    fingerprint: str
+
+
 class Counting(TokenSource):
     """Tokens 0, 1, 2, ... in documents of ten; the URI says how many."""
 
     def __init__(self, uri: str):
         super().__init__(uri)
-        self.manifest = SimpleNamespace(
-            num_tokens=int(uri), num_documents=int(uri) // 10, max_token_id=int(uri) - 1, tokenizer="t", fingerprint=uri
-        )
+        self.manifest = Counted(int(uri), int(uri) // 10, int(uri) - 1, tokenizer="t", fingerprint=uri)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop)
