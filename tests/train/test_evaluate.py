@@ -160,3 +160,12 @@ def test_wrong_arguments_are_named(arguments: list[str], message: str, capsys: p
         main(arguments)
     assert stop.value.code == CONFIG_EXIT  # argparse's own, 2
     assert message in capsys.readouterr().err
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (2**46,)})
+    with pytest.raises(
+        ValueError, match=r"x\.npy: .*its header says int64 \(70368744177664,\), 562,949,953,421,312 bytes"
+    ):
+        read_sequences(tmp_path / "x.npy", seq_len=4, vocab_size=100)

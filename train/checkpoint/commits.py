@@ -7,12 +7,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import flush
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether DCP wrote the folder."""
     return (folder / ".metadata").is_file()
+
+
+def check_is_checkpoint(folder: Path) -> None:
+    """Raises ConfigError where `folder` holds no checkpoint, or one that has lost its directory."""
+    if not is_checkpoint(folder):
+        raise ConfigError([f"{folder} is no checkpoint: it has no .metadata"])
 
 
 _COMMITTED = re.compile(r"step-(\d+)")

@@ -26,7 +26,14 @@ from torchtitan.tools.utils import GarbageCollection
 from data_pipelines.base.errors import RunError
 from data_pipelines.base.rank import is_rank_0
 from train.afmoe.moe import TRAINING_ONLY
-from train.checkpoint.commits import commit, committed_steps, is_checkpoint, name_milestones, stale_steps
+from train.checkpoint.commits import (
+    check_is_checkpoint,
+    commit,
+    committed_steps,
+    is_checkpoint,
+    name_milestones,
+    stale_steps,
+)
 from train.checkpoint.tokenizer import HASH
 from train.formats.hf_folder import PublishedStorage
 
@@ -110,8 +117,11 @@ class Checkpoints(CheckpointManager):
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
         """torchtitan's, but a Hugging Face folder is read as a checkpoint of ours; see train/formats/hf_folder.py."""
+        folder = Path(checkpoint_id)
+        if folder.parent == Path(self.folder):
+            check_is_checkpoint(folder)
         shapes = {name: tensor.shape for name, tensor in state_dict.items() if isinstance(tensor, torch.Tensor)}
-        load(state_dict, storage_reader=storage_of(Path(checkpoint_id), shapes))
+        load(state_dict, storage_reader=storage_of(folder, shapes))
         self.states[MODEL].load_state_dict(state_dict)
 
     def _states_to_load(self, model_only: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from data_pipelines.base.errors import ConfigError
@@ -18,8 +18,10 @@ from train.afmoe.config import ModelConfig
 from train.afmoe.decoder import Afmoe
 from train.afmoe.spec import afmoe_config
 from train.blueprint.shapes import model_shapes, shape_problems
-from train.checkpoint.commits import committed_steps, is_checkpoint
+from train.checkpoint.commits import check_is_checkpoint, committed_steps
 from train.formats.hf_names import is_published
+
+DAMAGED = "the checkpoint is damaged, take another step"
 
 CheckpointName = int | str
 """Number of a step, or the name of the checkpoint that ends a phase: `phase-general`."""
@@ -38,9 +40,8 @@ class CheckpointReader:
 
     def __init__(self, folder: Path):
         """Raises ConfigError where the folder holds no checkpoint."""
-        if not is_checkpoint(folder):
-            raise ConfigError([f"{folder} is no checkpoint: it has no .metadata"])
-        metadata = FileSystemReader(folder).read_metadata()
+        check_is_checkpoint(folder)
+        metadata = _read_metadata(folder)
         self.folder = folder
         self._storage = metadata.storage_data
         self._tensors = {
@@ -63,10 +64,22 @@ class CheckpointReader:
             begin = shard.offsets[0]
             start, stop = max(first, begin), min(last, begin + shard.sizes[0])
             if start < stop and shard.sizes.numel():  # the last of uneven shards may be empty
-                values = self._read_rows(name, shard, start - begin, stop - begin, dtype=out.dtype)
+                values = self._read_stored(name, shard, start - begin, stop - begin, dtype=out.dtype)
                 inner = (slice(at, at + size) for at, size in zip(shard.offsets[1:], shard.sizes[1:], strict=True))
                 out[(slice(start - first, stop - first), *inner)] = values
         return out
+
+    def _read_stored(
+        self, name: str, shard: ChunkStorageMetadata, start: int, stop: int, *, dtype: torch.dtype
+    ) -> Tensor:
+        """`_read_rows`, whatever a damaged file makes of unpickling and seeking."""
+        try:
+            return self._read_rows(name, shard, start, stop, dtype=dtype)
+        except OSError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise OSError(f"{self.folder}: {name} cannot be read ({reason}); {DAMAGED}") from error
 
     def _read_rows(
         self, name: str, shard: ChunkStorageMetadata, start: int, stop: int, *, dtype: torch.dtype
@@ -79,7 +92,7 @@ class CheckpointReader:
         with path.open("rb") as file:
             file.seek(self._first_byte(file, place) + start * row_bytes)
             if file.readinto(content) != len(content):
-                raise OSError(f"{path}: ends inside of {name}; the checkpoint is damaged, take another step")
+                raise OSError(f"{path}: ends inside of {name}; {DAMAGED}")
         return torch.frombuffer(content, dtype=dtype).view(stop - start, *shard.sizes[1:])
 
     def _first_byte(self, file: BinaryIO, place: Any) -> int:
@@ -89,11 +102,23 @@ class CheckpointReader:
             view: Any = _create_file_view(cast(IOBase, file), place.offset, place.length)
             try:
                 stored = torch.load(view, map_location="meta", weights_only=True)  # meta: only the archive's directory
-            except RuntimeError as error:
-                raise OSError(f"{file.name}: {error}; the checkpoint is damaged, take another step") from error
+            except Exception as error:  # whatever unpickling makes of damaged bytes
+                reason = str(error).partition("\n")[0]
+                raise OSError(f"{file.name}: {reason}; {DAMAGED}") from error
             assert stored.is_contiguous(), (file.name, place, stored.stride())
             self._first_bytes[key] = place.offset + stored.untyped_storage()._checkpoint_offset
         return self._first_bytes[key]
+
+
+def _read_metadata(folder: Path) -> Metadata:
+    try:
+        metadata = FileSystemReader(folder).read_metadata()
+        assert isinstance(metadata, Metadata), type(metadata)
+    except Exception as error:  # a pickle, and whatever unpickling makes of damaged bytes
+        raise ConfigError(
+            [f"{folder}/.metadata: cannot be read ({type(error).__name__}: {error}); {DAMAGED}"]
+        ) from error
+    return metadata
 
 
 def open_checkpoint(checkpoints: Path, model: ModelConfig, step: CheckpointName | None = None) -> CheckpointReader:

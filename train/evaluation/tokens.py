@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 def read_sequences(path: Path, *, seq_len: int, vocab_size: int) -> list[np.ndarray]:
     """Sequences of int64 ids, each of at least two. Raises ValueError or OSError where there are none."""
     try:
+        _check_size(path)
         with path.open("rb") as file:  # np.load would take archives too, and a text file for a pickle
             ids = np.lib.format.read_array(file)
     except ValueError as error:
@@ -26,6 +28,21 @@ def read_sequences(path: Path, *, seq_len: int, vocab_size: int) -> list[np.ndar
     if ids.ndim == 2:
         return list(ids)
     return [ids[start : start + seq_len + 1] for start in range(0, len(ids) - 1, seq_len)]
+
+
+def _check_size(path: Path) -> None:
+    """Raises ValueError for a header that claims more than the file holds: numpy would take the memory first."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read_header:
+            raise ValueError(f"format {version}, expected 1.0 or 2.0")
+        shape, _, dtype = read_header[version](file)
+        claimed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
+    if claimed > there and not dtype.hasobject:
+        raise ValueError(
+            f"its header says {dtype} {shape}, {claimed:,} bytes, and {there:,} follow; the file is damaged"
+        )
 
 
 def mean_loss(model, sequences: list[np.ndarray], section) -> tuple[float, int]:  # type: ignore[no-untyped-def]

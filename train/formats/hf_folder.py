@@ -81,13 +81,21 @@ class PublishedStorage(FileSystemReader):
         return done
 
     def read(self, shard: MetadataIndex, *box: slice) -> Tensor:
-        """A shard of one of our tensors, or a box of it, in the dtype of the file."""
+        """A shard of one of our tensors, or a box of it, in the dtype of the file. ConfigError for NaN or Inf."""
         piece = self.storage_data[shard]
         with safe_open(self._stored[piece.name].file, framework="pt") as file:
             tensor = file.get_slice(piece.name)
-            if piece.expert_id is None:
-                return tensor[box or ...]
-            return tensor[box[1:] or ...].unsqueeze(0)  # a shard is one row of the stack, which box[0] takes whole
+            # of experts, a shard is one row of the stack, which box[0] takes whole
+            values = tensor[(box if piece.expert_id is None else box[1:]) or ...]
+        if not torch.isfinite(values).all():
+            bad = values[~torch.isfinite(values)].flatten()
+            raise ConfigError(
+                [
+                    f"{self._stored[piece.name].file}: {piece.name} has {len(bad):,} values that are not finite, such "
+                    f"as {bad[0].item()}; the weights are damaged, get them again"
+                ]
+            )
+        return values if piece.expert_id is None else values.unsqueeze(0)
 
 
 def _check(folder: Path, stored: Mapping[str, Stored], expected: Sequence[Piece]) -> None:

@@ -73,6 +73,16 @@ _SAME = {
 }
 """Key of config.json -> field of ModelConfig with the same value."""
 
+_DEFAULTS = {
+    "rms_norm_eps": 1e-5,
+    "route_scale": 1.0,
+    "global_attn_every_n_layers": 4,
+    "sliding_window": 1024,
+    "mup_enabled": False,
+}
+"""Key of config.json -> what transformers' AfmoeConfig takes where it is left out (theta of RoPE: `_flat_rope`). Sizes
+are not among them: a config without one is damaged."""
+
 _FIXED = {
     "model_type": "afmoe",
     "hidden_act": "silu",
@@ -165,7 +175,8 @@ def layer_types(model: ModelConfig) -> list[str]:
 
 def model_config(config: dict[str, Any]) -> ModelConfig:
     """The architecture that a config.json describes. Raises ConfigError with every key that this model cannot have."""
-    config = {"route_norm": True, **_flat_rope(config)}  # transformers' own configs have no route_norm: it always is
+    # transformers' own configs have no route_norm: it always is
+    config = {**_DEFAULTS, "route_norm": True, **_flat_rope(config)}
     if config.get("model_type") != _FIXED["model_type"]:
         got = config.get("model_type")
         raise ConfigError([f"model_type={got!r}: another architecture, expected {_FIXED['model_type']!r}"])
@@ -196,7 +207,7 @@ def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with the keys of older transformers, `rope_theta` and `rope_scaling`, wherever it keeps the values."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     scaling = None if rope.get("rope_type", rope.get("type", "default")) == "default" else rope
-    return {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta")), "rope_scaling": scaling}
+    return {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta", 10_000.0)), "rope_scaling": scaling}
 
 
 def contradictions(theirs: ModelConfig, ours: ModelConfig) -> list[str]:

@@ -25,6 +25,7 @@ from train.optim.groups import optimizers_config
 
 def trainer_config(run: Run) -> Trainer.Config:
     """Raises ConfigError, ValueError or OSError where settings and data do not go together."""
+    _check_initial(run)
     prepared = prepare(run.data)
     check_tokenizer(prepared, run.model)
     plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
@@ -62,7 +63,6 @@ def _checkpoints(run: Run, *, tokenizer_hash: str) -> Checkpoints.Config:
     settings["load_step"] = -1  # the last there is: what came after it was set aside (train/checkpoint/rewind.py)
     if run.checkpoint.initial_load_path:
         settings["initial_load_model_only"] = True  # step 0: another run's optimizers and schedule stay behind
-        _check_initial(run)
     return Checkpoints.Config(
         **settings,
         milestones=run.timeline.phase_end_steps,
@@ -73,7 +73,9 @@ def _checkpoints(run: Run, *, tokenizer_hash: str) -> Checkpoints.Config:
 
 def _check_initial(run: Run) -> None:
     """Only the first start of a run reads the weights it starts from; they may be gone by the next."""
+    if not run.checkpoint.initial_load_path:
+        return
     if run.checkpoint.initial_load_in_hf:
         raise ConfigError(["checkpoint.initial_load_in_hf: must be false; the folder shows what it holds"])
-    if run.checkpoint.initial_load_path and not committed_steps(run.checkpoint_dir):
+    if not committed_steps(run.checkpoint_dir):
         check_initial(Path(run.checkpoint.initial_load_path), run.model)

@@ -195,3 +195,14 @@ def test_transformers_own_configs_lack_what_it_does_not_read() -> None:
     config = AfmoeConfig(num_hidden_layers=4, hidden_size=64, num_dense_layers=1).to_dict()
     assert "route_norm" not in config
     assert model_config(config).route_norm  # it always normalises
+
+
+def test_what_a_config_leaves_out_is_what_transformers_takes() -> None:
+    from transformers import AfmoeConfig
+
+    theirs = AfmoeConfig(num_hidden_layers=4, hidden_size=64, num_dense_layers=1)
+    full = theirs.to_dict()
+    optional = ("rms_norm_eps", "route_scale", "global_attn_every_n_layers", "sliding_window", "mup_enabled")
+    left_out = {key: value for key, value in full.items() if key not in (*optional, "rope_theta", "rope_parameters")}
+    assert set(full) - set(left_out) >= set(optional)
+    assert model_config(left_out) == model_config(full)
