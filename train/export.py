@@ -73,7 +73,7 @@ def export(
     from train.config.check import load_run
 
     run = load_run(run_dir)
-    if out.exists() and not is_export(out) and run_dir.resolve() not in out.resolve().parents:
+    if out.exists() and not is_export(out):
         raise ConfigError([f"{out} exists and is no export of this program; choose another folder, or remove that one"])
     reader = open_checkpoint(run.checkpoint_dir, run.model, step)
     tokenizer_dir = _tokenizer_dir(run, reader.folder)

@@ -56,3 +56,13 @@ def test_a_model_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no export of this program; choose another folder"):
         export(tmp_path / "run", theirs, step=None, dtype="float32")
     assert [file.name for file in theirs.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("out", ["checkpoint", "checkpoint/step-1", "."])
+def test_no_folder_of_the_run_itself_is_replaced(tmp_path: Path, out: str) -> None:
+    run_dir = tmp_path / "run"
+    write_run([*small_settings(tmp_path / "data"), *mesh(shards=1, expert_ranks=1)], run_dir)
+    before = {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()}
+    with pytest.raises(ConfigError, match="is no export of this program; choose another folder"):
+        export(run_dir, run_dir / out, step=None, dtype="float32")
+    assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
