@@ -110,7 +110,9 @@ def rewind_to_load_step(run: Run) -> None:
     if run.checkpoint.load_step != -1 and is_rank_0():
         done = rewind(run.run_dir, run.checkpoint_dir, run.checkpoint.load_step)
         announce(
-            done or f"checkpoint.load_step={run.checkpoint.load_step}: nothing to set aside, or it was done before"
+            done
+            or f"checkpoint.load_step={run.checkpoint.load_step}: nothing to set aside, or it was done before; to go "
+            f"back once more, give the last {run.run_dir}/rewound-* another name"
         )
 
 

@@ -317,6 +317,15 @@ def test_what_is_no_whole_model_of_the_family_is_refused_by_name(name, published
     assert [entry.name for entry in tmp_path.iterdir()] == ["hf"]
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_tensor(value, published, tmp_path, capsys):
+    shutil.copytree(published, tmp_path / "hf")
+    in_weights(lambda tensors: tensors[EXPERT].view(-1)[:2].fill_(value))(tmp_path / "hf")
+    assert main([str(tmp_path / "hf"), str(tmp_path / "out")]) == CONFIG_EXIT
+    assert f"{EXPERT} has 2 values that are not finite, such as {value}" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["hf"]
+
+
 def test_an_import_does_not_touch_what_is_there(published, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     assert main([str(published), str(tmp_path / "out")]) == CONFIG_EXIT

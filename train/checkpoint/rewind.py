@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -24,20 +25,20 @@ def rewind(run_dir: Path, checkpoints: Path, step: int) -> str | None:
 
     Raises ConfigError where there is no complete checkpoint of `step`.
     """
+    asides = _asides(run_dir)
+    done = {number: _rewound_to(folder) for number, folder in asides.items()}
+    if done and done[max(done)] == step:
+        return None  # before the question whether it is there: the run may have gone on, and its checkpoint with age
     steps = committed_steps(checkpoints)
     if step not in steps:
         there = ", ".join(map(str, steps)) or "none"
         raise ConfigError(
             [f"checkpoint.load_step={step}: {checkpoints} has no complete checkpoint of it; there: {there}"]
         )
-    earlier = sorted(run_dir.glob("rewound-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    if earlier and json.loads((earlier[-1] / MARK).read_text(encoding="utf-8"))["step"] == step:
-        return None
     if steps[-1] == step:
         return None
-    aside = run_dir / f"rewound-{len(earlier) + 1}"
+    aside = run_dir / f"rewound-{max(asides, default=0) + 1}"
     aside.mkdir()
-    write_whole(aside / MARK, json.dumps({"step": step, "last_step": steps[-1]}))
     if (run_dir / "metrics.jsonl").is_file():
         shutil.copy2(run_dir / "metrics.jsonl", aside)  # the run cuts its own at the step that it goes on from
     for later in (other for other in steps if other > step):
@@ -45,4 +46,20 @@ def rewind(run_dir: Path, checkpoints: Path, step: int) -> str | None:
     for link in checkpoints.glob("phase-*"):
         if link.is_symlink() and not link.exists():
             link.unlink()
+    mark = {"step": step, "last_step": steps[-1]}
+    write_whole(aside / MARK, json.dumps(mark))  # last: one that was cut short goes on
     return f"rewound to step {step}; what came after it is in {aside}"
+
+
+def _asides(run_dir: Path) -> dict[int, Path]:
+    """k -> <run>/rewound-k. What a user has named otherwise is his."""
+    matches = {folder: re.fullmatch(r"rewound-(\d+)", folder.name) for folder in run_dir.glob("rewound-*")}
+    return {int(match[1]): folder for folder, match in matches.items() if match}
+
+
+def _rewound_to(aside: Path) -> int | None:
+    """The step of a rewind that was done to its end."""
+    try:
+        return json.loads((aside / MARK).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError):
+        return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
@@ -28,7 +29,10 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, TensorStorageMetadata],
     with warnings.catch_warnings(), tqdm(desc=desc, total=num_bytes, unit="B", unit_scale=True) as bar:
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is the intent
         planner = _ShardByShard(tensors, make, bar.update)
-        save({}, storage_writer=FileSystemWriter(folder), planner=planner, no_dist=True)
+        try:
+            save({}, storage_writer=FileSystemWriter(folder), planner=planner, no_dist=True)
+        except CheckpointException as error:  # a BaseException, around what `make` or the disk said
+            raise next(iter(error.failures.values()))[0] from None
 
 
 class _ShardByShard(DefaultSavePlanner):

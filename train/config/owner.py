@@ -1,10 +1,12 @@
 """One job a run directory: while it trains, rank 0 holds a lock on <run>/owner.json, which says who that is.
 
 The system releases the lock when the process ends, however it ends, so nothing stale is left behind. Readers take none.
+On a file system without locks, what the file says is believed while that process lives, or is on another host.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +21,9 @@ from data_pipelines.base.rank import is_rank_0
 
 FILE_NAME = "owner.json"
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems without locks answer."""
+
 
 @contextmanager
 def owned(run_dir: Path) -> Iterator[None]:
@@ -32,23 +37,35 @@ def owned(run_dir: Path) -> Iterator[None]:
     is_new = not run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run_dir / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = _open_locked(run_dir)
     except OSError as error:
         raise ConfigError([f"run.dir={run_dir}: cannot be written ({error}); choose another folder"]) from error
     try:
-        _lock(descriptor, run_dir)
         owner = {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         yield
-        (run_dir / FILE_NAME).unlink(missing_ok=True)
     finally:
-        os.close(descriptor)
+        (run_dir / FILE_NAME).unlink(missing_ok=True)  # while the lock is held: it is ours
         if is_new:  # a start that was refused leaves no folder
             with suppress(OSError):
-                if [entry.name for entry in run_dir.iterdir()] == [FILE_NAME]:
-                    (run_dir / FILE_NAME).unlink()
-                    run_dir.rmdir()
+                run_dir.rmdir()
+        os.close(descriptor)
+
+
+def _open_locked(run_dir: Path) -> int:
+    """The descriptor of the file of that name, locked: the one before may go between opening and locking."""
+    path = run_dir / FILE_NAME
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(descriptor, run_dir)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def refuse_owned(run_dir: Path) -> None:
@@ -64,10 +81,27 @@ def refuse_owned(run_dir: Path) -> None:
 def _lock(descriptor: int, run_dir: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            [f"run.dir={run_dir}: {_describe(os.pread(descriptor, 4096, 0))}; wait, stop it, or name another run"]
-        ) from error
+    except OSError as error:
+        content = os.pread(descriptor, 4096, 0)
+        if error.errno in NO_LOCKS and not _may_live(content):
+            return
+        if error.errno not in (*NO_LOCKS, errno.EWOULDBLOCK):
+            raise
+        raise ConfigError([f"run.dir={run_dir}: {_describe(content)}; wait, stop it, or name another run"]) from error
+
+
+def _may_live(content: bytes) -> bool:
+    """Whether the process that wrote the file may still run: one of another host cannot be asked."""
+    try:
+        owner = json.loads(content)
+        if owner["host"] != socket.gethostname():
+            return True
+        os.kill(owner["process"], 0)
+    except PermissionError:
+        return True
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+    return owner["process"] != os.getpid()
 
 
 def _describe(content: bytes) -> str:

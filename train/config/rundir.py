@@ -13,23 +13,27 @@ from omegaconf import OmegaConf
 
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import write_whole
+from data_pipelines.base.rank import is_rank_0
 from train.checkpoint.commits import committed_steps
 from train.config.binding import is_bound
 from train.config.full import completed, read_stored
 from train.config.run import Run
+from train.metrics.jsonl import read_rows
 
 
 def open_run_dir(run: Run) -> None:
     """Makes the folder, or checks that what is there is this run. Raises ConfigError; changes nothing then."""
     stored = run.run_dir / "config.yaml"
     if stored.is_file() and _has_results(run.run_dir):
-        _check_same_run(stored_settings(run.run_dir), run.settings, run.run_dir)
-        _check_checkpoints_are_found(run)
+        settings = stored_settings(run.run_dir)
+        _check_same_run(settings, run.settings, run.run_dir)
+        _check_nothing_is_lost(settings["checkpoint"], run.settings["checkpoint"], run.run_dir)
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run.run_dir, os.W_OK):
             raise PermissionError(f"no permission to write to {run.run_dir}")
-        write_whole(stored, OmegaConf.to_yaml(OmegaConf.create(run.settings)))  # all ranks do, at the same time
+        if is_rank_0():  # which alone knows whether another job trains here
+            write_whole(stored, OmegaConf.to_yaml(OmegaConf.create(run.settings)))
     except OSError as error:
         raise ConfigError([f"run.dir={run.run_dir}: cannot be written ({error}); choose another folder"]) from error
 
@@ -53,19 +57,34 @@ def _has_results(run_dir: Path) -> bool:
     return (rows.is_file() and rows.stat().st_size > 0) or any(run_dir.glob("*/step-*"))
 
 
-def _check_checkpoints_are_found(run: Run) -> None:
-    """Else the run would begin at step 1, and cut the rows of what it has done."""
-    elsewhere = sorted({path.parent.name for path in run.run_dir.glob("*/step-*") if committed_steps(path.parent)})
-    elsewhere = [name for name in elsewhere if not name.startswith("rewound-")]
-    if not elsewhere or (run.checkpoint.enable and committed_steps(run.checkpoint_dir)):
-        return
-    setting = f"checkpoint.folder={run.checkpoint.folder}" if run.checkpoint.enable else "checkpoint.enable=false"
-    raise ConfigError(
-        [
-            f"{setting}: the run in {run.run_dir} has checkpoints in {', '.join(elsewhere)}/, which would not be "
-            "found: it would begin anew and lose its rows; put the setting back, or choose another run.dir"
-        ]
-    )
+def _check_nothing_is_lost(stored: Any, checkpoint: Any, run_dir: Path) -> None:
+    """Rows of steps after the one resumed from are cut: no more of them than a kill between two checkpoints costs."""
+    before = committed_steps(run_dir / stored["folder"])
+    found = committed_steps(run_dir / checkpoint["folder"]) if checkpoint["enable"] else []
+    setting = f"checkpoint.folder={checkpoint['folder']}" if checkpoint["enable"] else "checkpoint.enable=false"
+    if max(before, default=0) > max(found, default=0):
+        raise ConfigError(
+            [
+                f"{setting}: the run in {run_dir} has checkpoints in {stored['folder']}/ up to step {before[-1]}, "
+                "which would not be found: it would lose steps; put the setting back, or choose another run.dir"
+            ]
+        )
+    last_row = _last_row(run_dir)
+    if not found and last_row > stored["interval"]:
+        raise ConfigError(
+            [
+                f"{setting}: the run in {run_dir} has rows up to step {last_row} and no checkpoint: it would begin "
+                "anew and lose them; choose another run.dir, or move its metrics.jsonl away"
+            ]
+        )
+
+
+def _last_row(run_dir: Path) -> int:
+    """Step of the last whole row, or 0."""
+    try:
+        return read_rows(run_dir)[-1]["step"]
+    except ValueError:
+        return 0
 
 
 def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> None:

@@ -78,3 +78,22 @@ def test_a_file_that_is_gone_is_named(folder: Path) -> None:
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{tmp_path} is no checkpoint: it has no .metadata"):
         CheckpointReader(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04N.", None], ids=["empty", "garbage", "a None", "cut"])
+def test_a_damaged_directory_of_a_checkpoint_is_named(folder: Path, content: bytes | None) -> None:
+    file = folder / ".metadata"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(
+        ConfigError, match=r"step-1/\.metadata: cannot be read .*; the checkpoint is damaged, take another"
+    ):
+        CheckpointReader(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000], ids=["empty", "garbage"])
+def test_a_damaged_file_of_weights_is_named(folder: Path, content: bytes) -> None:
+    (file,) = folder.glob("*.distcp")
+    file.write_bytes(content)
+    with pytest.raises(OSError, match=f"{file}: .*the checkpoint is damaged, take another step"):
+        CheckpointReader(folder).read("lm_head.weight")

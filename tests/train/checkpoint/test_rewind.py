@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,41 @@ def test_a_rewound_run_goes_on_from_there_and_what_came_after_is_set_aside(setti
     assert again.exit_codes == [0], again.output
     assert [row["step"] for row in again.rows] == [1, 2, 3, 4, 5, 6]  # a rewind that was done is not done twice
     assert untimed(again)[:4] == untimed(rewound)
+
+
+def make_steps(run_dir: Path, *steps: int) -> Path:
+    for step in steps:
+        (run_dir / "checkpoint" / f"step-{step}").mkdir(parents=True)
+    return run_dir / "checkpoint"
+
+
+def test_a_rewind_that_was_done_stays_done_when_its_checkpoint_is_gone_with_age(tmp_path: Path) -> None:
+    checkpoints = make_steps(tmp_path, 2, 4)
+    assert rewind(tmp_path, checkpoints, 2)
+    (checkpoints / "step-2").rename(checkpoints / "step-8")  # it went on, and keeps the newest only
+    assert rewind(tmp_path, checkpoints, 2) is None
+    assert committed_steps(checkpoints) == [8]
+
+
+def test_a_rewind_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = make_steps(tmp_path, 2, 4, 6)
+    rename = os.rename
+
+    def only_once(source: Path, target: Path) -> None:
+        if target.exists() or source.name != "step-4":
+            raise OSError("the disk is gone")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", only_once)
+    with pytest.raises(OSError, match="the disk is gone"):
+        rewind(tmp_path, checkpoints, 2)
+    monkeypatch.undo()
+    assert rewind(tmp_path, checkpoints, 2)
+    assert committed_steps(checkpoints) == [2]
+    assert [committed_steps(tmp_path / f"rewound-{k}") for k in (1, 2)] == [[4], [6]]
+
+
+def test_a_rewind_takes_no_name_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "rewound-2").mkdir()
+    (tmp_path / "rewound-old").mkdir()
+    assert (rewind(tmp_path, make_steps(tmp_path, 2, 4), 2) or "").endswith("rewound-3")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
+import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -47,3 +52,53 @@ def test_other_ranks_take_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RANK", "1")
     with owned(tmp_path):
         assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_of_two_first_starts_the_refused_one_leaves_the_other_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "new"
+    with owned(run_dir):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "exists", lambda path: False)  # as if it had looked a moment earlier
+            with pytest.raises(ConfigError, match="trains there"), owned(run_dir):
+                pass
+        assert str(os.getpid()) in (run_dir / FILE_NAME).read_text()
+        with pytest.raises(ConfigError, match="trains there"):
+            refuse_owned(run_dir)
+
+
+def test_a_lock_on_a_file_that_its_owner_has_removed_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, removed = fcntl.flock, []
+
+    def after_the_owner_has_ended(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append((tmp_path / FILE_NAME).unlink())
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_owner_has_ended)
+    with owned(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} "):
+        refuse_owned(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("process", "host", "is_refused"),
+    [
+        (os.getppid(), socket.gethostname(), True),
+        (2**22 + 1, socket.gethostname(), False),  # beyond the largest id that Linux gives
+        (2**22 + 1, "elsewhere", True),
+    ],
+)
+def test_without_locks_the_file_is_believed_while_its_process_may_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: int, host: str, is_refused: bool
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / FILE_NAME).write_text(json.dumps({"host": host, "process": process, "since": 0}))
+    refusal = pytest.raises(ConfigError, match=f"process {process} on {host}") if is_refused else nullcontext()
+    with refusal, owned(tmp_path):
+        pass

@@ -50,11 +50,11 @@ SETTINGS = completed(COMPOSED)
 
 
 def make_run(run_dir: Path, **changed: Any) -> Any:
-    """SETTINGS with other values: section__key=value."""
+    """SETTINGS with other values: section__key=value, or section={...}."""
     settings = deepcopy(SETTINGS)
     for name, value in changed.items():
         section, _, key = name.partition("__")
-        settings[section][key] = value
+        settings[section] = settings[section] | {key: value} if key else value
     return SimpleNamespace(run_dir=run_dir, settings=settings)
 
 
@@ -221,3 +221,45 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.dir=.*file/run: cannot be written .*choose another folder"):
         open_run_dir(make_run(file / "run"))
     assert file.read_text() == "not a folder"
+
+
+def add_results(run_dir: Path, *, last_row: int, checkpoints: dict[str, int]) -> None:
+    """Rows of steps 1 to `last_row`, and a checkpoint in each of the folders: name -> its step."""
+    (run_dir / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(1, last_row + 1)))
+    for folder, step in checkpoints.items():
+        (run_dir / folder / f"step-{step}").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "checkpoint", "said"),
+    [
+        ({"checkpoint": 6}, {"enable": False}, r"enable=false: .* has checkpoints in checkpoint/ up to step 6"),
+        ({"checkpoint": 6}, {"folder": "b"}, r"folder=b: .* has checkpoints in checkpoint/ up to step 6"),
+        ({"checkpoint": 6, "b": 2}, {"folder": "b"}, r"folder=b: .* has checkpoints in checkpoint/ up to step 6"),
+        ({}, {"enable": False}, r"enable=false: .* has rows up to step 6 and no checkpoint"),
+        ({}, {"interval": 9}, r"folder=checkpoint: .* has rows up to step 6 and no checkpoint"),
+    ],
+)
+def test_a_start_that_would_lose_steps_is_refused(
+    run_dir: Path, checkpoints: dict[str, int], checkpoint: dict[str, Any], said: str
+) -> None:
+    usual = SETTINGS["checkpoint"] | {"enable": True, "interval": 3}
+    open_run_dir(make_run(run_dir, checkpoint=usual))
+    add_results(run_dir, last_row=6, checkpoints=checkpoints)
+    with pytest.raises(ConfigError, match=rf"checkpoint\.{said}"):
+        open_run_dir(make_run(run_dir, checkpoint=usual | checkpoint))
+    assert stored(run_dir)["checkpoint"] == usual
+
+
+@pytest.mark.parametrize(
+    ("last_row", "checkpoints"),
+    [(3, {}), (5, {"checkpoint": 3}), (9, {"checkpoint": 3}), (6, {"checkpoint": 3, "rewound-1": 6})],
+    ids=["killed before the first checkpoint", "killed", "the last checkpoint deleted as advised", "rewound"],
+)
+def test_a_start_that_loses_no_more_than_a_kill_goes_on(
+    run_dir: Path, last_row: int, checkpoints: dict[str, int]
+) -> None:
+    run = make_run(run_dir, checkpoint=SETTINGS["checkpoint"] | {"enable": True, "interval": 3})
+    open_run_dir(run)
+    add_results(run_dir, last_row=last_row, checkpoints=checkpoints)
+    open_run_dir(run)
