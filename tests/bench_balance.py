@@ -45,10 +45,10 @@ PARTS = {
     "train.afmoe.tally.Tally.add_router_": "router, for panels",
     "train.loop.trainer.take_": "counts of all layers, stacked",
     "train.loop.trainer.total": "over all ranks, with the losses",
-    "train.loop.trainer.first_unsound_router": "is a router NaN?",
+    "train.loop.soundness.first_unsound_router": "is a router NaN?",
     "train.loop.trainer.check_counts": "do the counts add up?",
     "train.balance.balancer.Balancer.update_biases_": "SMEBU",
-    "train.loop.trainer.max_violation": "MaxVio",
+    "train.loop.record.max_violation": "MaxVio",
     "train.balance.watch.BalanceWatch.observe": "panels, alarm (with their MaxVio)",
 }
 """Function -> what it does."""

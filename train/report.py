@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import answers_errors
-from train.metrics.jsonl import read_rows
+from train.metrics.jsonl import require_rows
 from train.metrics.row import Row
 from train.pictures.canvas import Phases
 from train.pictures.run import draw, validations
@@ -31,13 +31,14 @@ RECENT_STEPS = 50
 """Steps at the end of the run over which balance is judged."""
 UNITS = "losses in nats per token; MaxVio: load of the busiest expert over the mean load, less 1"
 NO_REPORT_EXIT = 1
+NOT_VALIDATED = "validation: none so far (it is measured with each checkpoint; none where nothing is held out)"
 TIMED_PARTS = ("data", "forward_backward", "optimizer", "checkpoint", "validation")
 """Parts of `seconds`; what remains of its `total` is shown as `other`."""
 
 
 def write_report(run_dir: Path) -> str:
     """Writes <run>/report.png and returns the table. Raises ValueError where there is no finished step to report."""
-    rows, phases = read_rows(run_dir), read_phases(run_dir)
+    rows, phases = require_rows(run_dir), read_phases(run_dir)
     picture = run_dir / "report.png"
     draw(rows, phases, title=f"{run_dir.name}: {_headline(rows)}", path=picture)
     return f"{run_dir}: {_headline(rows)}\n{UNITS}\n\n{table(rows, phases)}\n\npicture: {picture}"
@@ -56,8 +57,9 @@ def read_phases(run_dir: Path) -> Phases:
 
 def table(rows: list[Row], phases: Phases) -> str:
     """All blocks of the report as aligned text; the columns line up over the blocks."""
-    blocks = (training_block(rows, phases), validation_block(rows), balance_block(rows), time_block(rows))
-    return "\n\n".join("\n".join(_align(line) for line in block) for block in blocks if block)
+    validation = validation_block(rows) or [(NOT_VALIDATED,)]
+    blocks = (training_block(rows, phases), validation, balance_block(rows), time_block(rows))
+    return "\n\n".join("\n".join(_align(line) for line in block) for block in blocks)
 
 
 def training_block(rows: list[Row], phases: Phases) -> Block:

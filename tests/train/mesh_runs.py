@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -91,7 +92,7 @@ def finish(combination: Combination, settings: list[str], *, run_dir: Path, hook
     return read_outcome(run_dir / f"checkpoint/step-{NUM_STEPS}", result.rows)
 
 
-def read_outcome(checkpoint: Path, rows: list[dict[str, Any]]) -> Outcome:
+def read_outcome(checkpoint: Path, rows: Sequence[Mapping[str, Any]]) -> Outcome:
     """The tensors of a checkpoint, with the figures of `rows`."""
     reader = CheckpointReader(checkpoint)
     tensors = {name: reader.read(name) for name in reader.shapes}

@@ -6,7 +6,6 @@ launch_ranks is not used: a test wants to know how every rank ended, not only th
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -19,8 +18,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from train.metrics.jsonl import read_rows
+from train.metrics.row import Row
 from train.process.warm import WARM, warm_up
 
 RUN_TIMEOUT_S = 240.0  # a run takes 3 to 15 s on two cores, with 16 ranks 20 to 45 s
@@ -41,7 +42,7 @@ class Kill(NamedTuple):
 class Result:
     exit_codes: list[int | None]
     """One a rank; -n for signal n."""
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     """metrics.jsonl."""
     output: str
     """What all ranks printed."""
@@ -84,13 +85,6 @@ def _run(
             rank.kill()
             rank.join()
     return [rank.exitcode for rank in ranks]
-
-
-def read_rows(run_dir: Path) -> list[dict[str, Any]]:
-    """Complete lines of metrics.jsonl; none where there is no such file."""
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _rank_main(environment: dict[str, str], overrides: list[str], *, output: Path, hook: Hook | None) -> None:

@@ -32,6 +32,7 @@ from train.export import export
 from train.formats.hf_names import hf_config
 from train.import_hf import import_hf, main
 from train.loop.build import trainer_config
+from train.metrics.jsonl import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP, in this process: as intended
 
@@ -187,7 +188,7 @@ def test_a_run_takes_weights_and_biases_of_another_and_nothing_else(continued, t
 
 def test_a_run_that_starts_at_another_begins_its_own_schedule_and_data(continued):
     run_dir, _ = continued
-    (row,) = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    (row,) = read_rows(run_dir)
     assert (row["step"], row["tokens"]) == (1, 4 * SEQ_LEN)
 
 

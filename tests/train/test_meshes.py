@@ -27,7 +27,8 @@ from tests.train.mesh_runs import (
     mesh_settings,
     read_outcome,
 )
-from tests.train.runs import Hook, read_rows, run
+from tests.train.runs import Hook, run
+from train.metrics.jsonl import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP, in this process: as intended
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
+from matplotlib import pyplot as plt
 
 from train import report
+from train.metrics.jsonl import read_rows
 from train.pictures.canvas import smooth
+from train.pictures.run import PANELS
 from train.report import Row
 
 # Three steps of 100 tokens. The second phase starts at token 150, in the middle of the second step.
@@ -17,7 +21,7 @@ PHASES = {"general": (0, 150), "stem": (150, 300)}
 
 def make_row(step: int, *, phase: str = "general", loss: float = 1.0, **more: object) -> Row:
     seconds = {"data": 1.0, "forward_backward": 6.0, "optimizer": 2.0, "checkpoint": 0.0, "validation": 0.0}
-    return {
+    row = {
         "step": step,
         "tokens": 100 * step,
         "phase": phase,
@@ -32,6 +36,7 @@ def make_row(step: int, *, phase: str = "general", loss: float = 1.0, **more: ob
         "seconds": {**seconds, "total": 10.0},
         **more,
     }
+    return cast(Row, row)  # the keys that the report reads
 
 
 @pytest.fixture
@@ -117,7 +122,7 @@ def test_phase_edges_come_from_the_schedule_of_the_run(run_dir: Path) -> None:
 def test_the_line_of_a_step_that_was_cut_off_is_left_out(run_dir: Path, rows: list[Row]) -> None:
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "tok')
-    assert report.read_rows(run_dir) == rows
+    assert read_rows(run_dir) == rows
 
 
 def test_a_report_is_a_table_and_a_picture(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +136,23 @@ def test_a_report_is_a_table_and_a_picture(run_dir: Path, capsys: pytest.Capture
 def test_a_picture_needs_one_step_only_and_no_validation(run_dir: Path, rows: list[Row]) -> None:
     (run_dir / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert report.main([str(run_dir)]) == 0
+
+
+def test_a_table_without_validation_says_so(rows: list[Row]) -> None:
+    assert "validation: none so far" not in report.table(rows, PHASES)
+    assert "validation: none so far" in report.table(rows[:1], PHASES)
+
+
+def test_each_panel_of_a_picture_of_one_step_shows_something(rows: list[Row]) -> None:
+    """A line of one point has no length: it needs a marker."""
+    figure, panels = plt.subplots(1, 4)
+    for axes, draw_panel in zip(panels, PANELS, strict=True):
+        draw_panel(axes, rows[:1])
+    for axes in figure.axes[:3]:
+        assert all(line.get_marker() == "o" for line in axes.lines)
+        assert axes.lines
+    assert [text.get_text() for text in figure.axes[3].texts] == ["not measured"]
+    plt.close(figure)
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("", "no finished step")])

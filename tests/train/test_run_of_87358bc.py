@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tarfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "legacy"
 
 
-def untimed(row: dict[str, Any]) -> dict[str, Any]:
+def untimed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in TIMINGS}
 
 

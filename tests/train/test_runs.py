@@ -17,8 +17,9 @@ from data_pipelines.corpora.preparation import prepare
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.writer import ShardWriter
-from tests.train.runs import Kill, Result, read_rows, run
+from tests.train.runs import Kill, Result, run
 from train.checkpoint.commits import committed_steps
+from train.metrics.jsonl import read_rows
 
 STDLIB = sysconfig.get_path("stdlib")
 SOURCES = {"code": f"{STDLIB}/asyncio/*.py", "prose": f"{STDLIB}/email/*.py", "stem": f"{STDLIB}/unittest/*.py"}

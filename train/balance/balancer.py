@@ -27,8 +27,8 @@ class Balancer:
     def __init__(self, config: BalanceConfig, layers: list[MoE]):
         self.config = config
         self.layers = layers
-        self._previous_LE = torch.zeros(1, 1)
-        """What the biases changed by in the step before the last."""
+        self._previous_LE = torch.stack([torch.zeros_like(layer.bias_momentum_E) for layer in layers])
+        """What the biases changed by in the step before the last; 0 before the first update."""
 
     def weigh_sequences(self, num_sequences: int) -> None:
         """Makes the balance loss of a step the mean over its `num_sequences` sequences, on however many ranks."""

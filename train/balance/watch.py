@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from train.afmoe.tally import Tallies
 from train.balance.alarm import CollapseAlarm
 from train.balance.balancer import Balancer
 from train.balance.panels import by_group, by_layer, router_panels
+from train.metrics.row import Watched
 from train.pictures.loads import draw_loads
 
 
@@ -27,12 +27,12 @@ class BalanceWatch:
         heatmap_every: int,
         picture: Path | None,
     ):
-        """panels_every, heatmap_every: steps from one to the next, 0 for none; picture: where the loads are drawn, None
-        on the ranks that draw nothing."""
-        self._panels_every = panels_every
-        self._heatmap_every = heatmap_every
+        """panels_every, heatmap_every: in steps, 0 for never; picture: where the loads are drawn, None on the ranks
+        that draw nothing."""
         self._balancer = balancer
         self._layer_ids = layer_ids
+        self._panels_every = panels_every
+        self._heatmap_every = heatmap_every
         self._picture = picture
         self._alarm = CollapseAlarm(balancer.config.alarm, layer_ids)
 
@@ -41,15 +41,16 @@ class BalanceWatch:
         for layer in self._balancer.layers:
             layer.tally.watches_router = is_due(self._panels_every, step)
 
-    def observe(self, step: int, routing: Tallies, *, tokens: int) -> dict[str, Any]:
+    def observe(self, step: int, routing: Tallies, *, tokens: int) -> Watched:
         """Parts of the row of `step`, a step of that many tokens, after the biases have moved.
 
-        routing: what the layers counted, over all ranks, on the host.
+        routing: of all ranks together, on the host.
         """
-        parts: dict[str, Any] = {}
+        parts: Watched = {}
         if is_due(self._panels_every, step):
             panels = self._panels(routing, tokens)
-            parts |= {"balance": by_group(panels), "by_layer": by_layer(panels, self._layer_ids)}
+            parts["balance"] = by_group(panels)
+            parts["by_layer"] = by_layer(panels, self._layer_ids)
         if self._picture is not None and is_due(self._heatmap_every, step):
             draw_loads(routing.counts_LE, self._layer_ids, title=f"step {step:,}", path=self._picture)
             parts["loads"] = self._picture
@@ -65,5 +66,5 @@ class BalanceWatch:
 
 
 def is_due(every: int, step: int) -> bool:
-    """Whether something that happens once in `every` steps happens in this one; 0: never."""
+    """Whether something that happens every `every` steps happens in this one; 0: never."""
     return every > 0 and step % every == 0

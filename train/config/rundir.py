@@ -80,11 +80,12 @@ def _check_nothing_is_lost(stored: Any, checkpoint: Any, run_dir: Path) -> None:
 
 
 def _last_row(run_dir: Path) -> int:
-    """Step of the last whole row, or 0."""
+    """Step of the last whole row, or 0. Raises ConfigError for a damaged file: its rows would be lost too."""
     try:
-        return read_rows(run_dir)[-1]["step"]
-    except ValueError:
-        return 0
+        rows = read_rows(run_dir)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    return rows[-1]["step"] if rows else 0
 
 
 def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> None:

@@ -17,7 +17,7 @@ from data_pipelines.base.overrides import Assignment, in_shell, sweep
 from data_pipelines.base.signals import SIGNALS
 from train.config.run import Run
 from train.config.start import checked_run
-from train.metrics.jsonl import read_rows
+from train.metrics.jsonl import require_rows
 
 NAMING = ("run.name", "run.dir")
 """Settings that give each run its place already when they have several values."""
@@ -120,7 +120,7 @@ def _table(jobs: Sequence[Job], exit_codes: list[int]) -> str:
 
 def _progress(run: Run) -> tuple[str, str]:
     try:
-        last = read_rows(run.run_dir)[-1]
+        last = require_rows(run.run_dir)[-1]
     except (ValueError, OSError):  # no finished step
         return "-", "-"
     return f"{last['step']:,}", f"{last['loss']:.4f}"

@@ -7,10 +7,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from data_pipelines.base.errors import RunError
+from train.loop.totals import Totals
+from train.schedule.timeline import Step
+
+
+def stop_unless_finite(
+    step: Step, totals: Totals, *, grad_norm: float, layer_ids: Sequence[str], run_dir: Path
+) -> None:
+    """Raises RunError where a figure is NaN or infinite. All ranks hold the same numbers, so all stop, or none."""
+    figures = {
+        "loss": totals.loss,
+        "z": totals.mean_z,
+        **first_unsound_router(totals.balance_loss_L, layer_ids),
+        "gradient norm": grad_norm,
+    }
+    wrong = {name: value for name, value in figures.items() if not math.isfinite(value)}
+    if wrong:
+        raise RunError(
+            f"step {step.number} ({step.phase}, windows {step.first_window:,} to "
+            f"{step.first_window + step.num_windows - 1:,}): {', '.join(f'{k} is {v}' for k, v in wrong.items())}. "
+            "The weights have not been changed by it; the last checkpoint stands. Look at the data of the step: "
+            f"`python -m data_pipelines.explain {run_dir} --step {step.number}`, or lower the learning rates."
+        )
 
 
 def first_unsound_router(balance_loss_L: Tensor, layer_ids: Sequence[str]) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """The figures of one optimizer step, over all its microbatches and ranks.
 
-M = microbatches of this rank, S = figures of each, L = MoE layers, E = experts.
+M = microbatches of this rank, L = MoE layers, E = experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,20 @@ from torch import Tensor
 
 from train.afmoe.tally import Tallies
 from train.loop.reduce import reduce_together
+from train.loss.sums import LossSums
+
+Figure = TypeVar("Figure", Tensor, float)
+
+
+class Microbatches(NamedTuple):
+    """The figures of LossSums of each microbatch of this rank, and its number of labelled tokens; float64."""
+
+    cross_entropy_M: Tensor
+    z_M: Tensor
+    lse_M: Tensor
+    correct_M: Tensor
+    max_logit_M: Tensor
+    labelled_M: Tensor
 
 
 class Totals(NamedTuple):
@@ -29,27 +43,57 @@ class Totals(NamedTuple):
     """Mean logsumexp of the LM logits; NaN where the loss does not measure it."""
     max_logit: float
     """Largest LM logit; NaN likewise."""
-    balance_loss_L: Tensor
-    """float64 [L]: sequence-wise balance loss before its weight, mean over the sequences of the global batch."""
     batch_het: float
     """Largest mean cross-entropy of a microbatch, less their mean: the Trinity report's BatchHet."""
-    counts_LE: Tensor
-    """int64: tokens that each expert got."""
-    router_L3: Tensor
-    """float64: sums of the router's logits, of their squares, and of the confidence of each token, if watched."""
-    max_router_logit_L: Tensor
-    """float64, if watched."""
+    balance_loss_L: Tensor
+    """float64: sequence-wise balance loss before its weight, mean over the sequences of the global batch."""
+    routing: Tallies
+    """What the MoE layers of all ranks counted: int64 loads, the rest float64."""
     digest: str
     """Of the windows of the global batch, 16 hex digits."""
 
-    @property
-    def routing(self) -> Tallies:
-        """What the layers counted, over all ranks."""
-        return Tallies(self.counts_LE, self.balance_loss_L, self.router_L3, self.max_router_logit_L)
+
+class _OverMicrobatches(NamedTuple, Generic[Figure]):
+    """What is added up over microbatches, and then over ranks."""
+
+    cross_entropy: Figure
+    z: Figure
+    lse: Figure
+    correct: Figure
+    labelled: Figure
+    mean_losses: Figure
+    microbatches: Figure
+
+
+class _Sums(NamedTuple):
+    over_microbatches: Tensor
+    digest_halves: Tensor
+    counts_LE: Tensor
+    balance_loss_L: Tensor
+    router_L3: Tensor
+
+
+class _Maxima(NamedTuple):
+    mean_loss: Tensor
+    logit: Tensor
+    router_logit_L: Tensor
+
+
+def stack(sums: Sequence[LossSums], labelled_M: Tensor) -> Microbatches:
+    """The figures of each microbatch, by name. labelled_M: int64, its tokens with a label."""
+    by_name = LossSums(*(torch.stack(figures).double() for figures in zip(*sums, strict=True)))
+    return Microbatches(
+        cross_entropy_M=by_name.cross_entropy,
+        z_M=by_name.z,
+        lse_M=by_name.lse,
+        correct_M=by_name.correct,
+        max_logit_M=by_name.max_logit,
+        labelled_M=labelled_M.double(),
+    )
 
 
 def total(
-    figures_MS: Tensor,
+    microbatches: Microbatches,
     tallies: Tallies,
     *,
     digest: int,
@@ -58,32 +102,46 @@ def total(
 ) -> Totals:
     """In two collectives, one for sums and one for maxima, however many figures there are.
 
-    figures_MS: float64, LossSums without its total, then the number of labelled tokens, of each microbatch; digest: of
-    this rank's windows; num_sequences: of the whole step; group: the ranks that share its batch (None: one).
+    digest: of this rank's windows; num_sequences: of the whole step; group: the ranks that share its batch (None: one).
     """
-    cross_entropy_M, z_M, lse_M, correct_M, max_logit_M, labelled_M = figures_MS.unbind(1)
-    losses_M = cross_entropy_M / labelled_M.clamp(min=1)  # a microbatch may have no label
-    sums = torch.stack([cross_entropy_M, z_M, lse_M, correct_M, labelled_M, losses_M, torch.ones_like(losses_M)]).sum(1)
-    halves = torch.tensor(split_digest(digest), device=sums.device)
-    sums, halves, counts_LE, balance_loss_L, router_L3 = reduce_together(
-        [sums, halves, tallies.counts_LE, tallies.balance_loss_L, tallies.router_L3], group=group
+    losses_M = microbatches.cross_entropy_M / microbatches.labelled_M.clamp(min=1)  # a microbatch may have no label
+    own = _OverMicrobatches(
+        cross_entropy=microbatches.cross_entropy_M,
+        z=microbatches.z_M,
+        lse=microbatches.lse_M,
+        correct=microbatches.correct_M,
+        labelled=microbatches.labelled_M,
+        mean_losses=losses_M,
+        microbatches=torch.ones_like(losses_M),
     )
-    max_loss, max_logit, max_router_logit_L = reduce_together(
-        [losses_M.max(), max_logit_M.max(), tallies.max_logit_L], group=group, op=dist.ReduceOp.MAX
+    own_sums = _Sums(
+        over_microbatches=torch.stack(own).sum(1),
+        digest_halves=torch.tensor(split_digest(digest), device=losses_M.device),
+        counts_LE=tallies.counts_LE,
+        balance_loss_L=tallies.balance_loss_L,
+        router_L3=tallies.router_L3,
     )
-    cross_entropy, z, lse, correct, labelled, sum_of_losses, num_losses = sums.tolist()
+    own_maxima = _Maxima(
+        mean_loss=losses_M.max(), logit=microbatches.max_logit_M.max(), router_logit_L=tallies.max_logit_L
+    )
+    sums = _Sums(*reduce_together(own_sums, group=group))
+    maxima = _Maxima(*reduce_together(own_maxima, group=group, op=dist.ReduceOp.MAX))
+    over: _OverMicrobatches[float] = _OverMicrobatches(*sums.over_microbatches.tolist())
     return Totals(
-        loss=cross_entropy / labelled,
-        accuracy=correct / labelled,
-        mean_z=z / labelled,
-        mean_lse=lse / labelled,
-        max_logit=float(max_logit),
-        balance_loss_L=balance_loss_L / num_sequences,
-        batch_het=float(max_loss) - sum_of_losses / num_losses,
-        counts_LE=counts_LE.long(),
-        router_L3=router_L3,
-        max_router_logit_L=max_router_logit_L,
-        digest=format_digest(halves.tolist()),
+        loss=over.cross_entropy / over.labelled,
+        accuracy=over.correct / over.labelled,
+        mean_z=over.z / over.labelled,
+        mean_lse=over.lse / over.labelled,
+        max_logit=float(maxima.logit),
+        batch_het=float(maxima.mean_loss) - over.mean_losses / over.microbatches,
+        balance_loss_L=sums.balance_loss_L / num_sequences,
+        routing=Tallies(
+            counts_LE=sums.counts_LE.long(),
+            balance_loss_L=sums.balance_loss_L,
+            router_L3=sums.router_L3,
+            max_logit_L=maxima.router_logit_L,
+        ),
+        digest=format_digest(sums.digest_halves.tolist()),
     )
 
 

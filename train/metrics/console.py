@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from tqdm import tqdm
 
+from train.metrics.row import Losses, Row
 from train.schedule.amounts import format_tokens
+
+NOT_VALIDATED = (
+    "no validation in this run: nothing is held out (no held-out shards, data.held_out=0 or validation.windows=0)"
+)
 
 
 class Console:
@@ -26,7 +30,7 @@ class Console:
             bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} tokens, {remaining} left{postfix}",
         )
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         self._bar.set_description_str(f"{row['phase']:<12} step {row['step']:>4}/{self._num_steps}", refresh=False)
         self._bar.set_postfix_str(
             f"loss {row['loss']:.3f}, grad {row['grad_norm']:.2f}, MaxVio {row['max_violation']:.2f}, "
@@ -37,17 +41,18 @@ class Console:
         if "alarm" in row:
             tqdm.write(f"WARNING: step {row['step']}: {row['alarm']}", file=sys.stdout)
         if "initial_validation" in row:
-            tqdm.write(f"untrained: validation {_losses(row['initial_validation'])}", file=sys.stdout)
-        if "validation" in row:
+            untrained = row["initial_validation"]
+            tqdm.write(f"untrained: validation {_losses(untrained)}" if untrained else NOT_VALIDATED, file=sys.stdout)
+        if losses := row.get("validation"):
             step = f"step {row['step']}, {format_tokens(row['tokens'])} tokens"
-            tqdm.write(f"{step}: validation {_losses(row['validation'])}", file=sys.stdout)
+            tqdm.write(f"{step}: validation {_losses(losses)}", file=sys.stdout)
 
     def close(self) -> None:
         self._bar.refresh()
         self._bar.close()
 
 
-def _losses(by_source: dict[str, float]) -> str:
+def _losses(by_source: Losses) -> str:
     return ", ".join(f"{source} {loss:.3f}" for source, loss in by_source.items())
 
 

@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.base.files import write_whole
 from train.metrics.row import Row
 
+FILE_NAME = "metrics.jsonl"
 
-def read_rows(run_dir: Path) -> list[Row]:
-    """One row a step. A line without its end is a step that is being written, or was when the run was killed."""
-    path = run_dir / "metrics.jsonl"
+
+def read_rows(run_dir: Path, *, up_to: int | None = None) -> list[Row]:
+    """The rows of a run, a step each, up to the step `up_to` (None: all); none where the file is missing or empty.
+
+    A line without its end is left out: its step is being written, or was when the run was killed. Raises ValueError
+    with file and line where a complete line is no row.
+    """
+    return [row for _, row in _complete_lines(run_dir / FILE_NAME) if up_to is None or row["step"] <= up_to]
+
+
+def require_rows(run_dir: Path) -> list[Row]:
+    """The rows of a run, at least one. Raises ValueError where there is none."""
+    path = run_dir / FILE_NAME
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a run directory with at least one finished step")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    if not rows:
+    if not (rows := read_rows(run_dir)):
         raise ValueError(f"{path} has no finished step yet")
     return rows
+
+
+def count_rows(run_dir: Path) -> int:
+    """How many rows there are, without reading what is in them."""
+    path = run_dir / FILE_NAME
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 class JsonLines:
     """<run>/metrics.jsonl. Rows of steps after the one resumed from are dropped: they are about to be trained again."""
 
     def __init__(self, path: Path, *, resume_step: int):
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
+        kept = [line for line, row in _complete_lines(path) if row["step"] <= resume_step]
         write_whole(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         self._file.write(json.dumps(row, allow_nan=False, default=os.fspath) + "\n")  # a picture is its path
         self._file.flush()
 
@@ -39,8 +54,19 @@ class JsonLines:
         self._file.close()
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """A run that was killed may have left half a line at the end."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _complete_lines(path: Path) -> Iterator[tuple[str, Row]]:
+    """Each line with its end, as text and as a row; none where there is no file."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            yield line, _parse(line, where=f"{path}, line {number}")
+
+
+def _parse(line: str, *, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: damaged ({error}); remove the line, or restore the file from a copy") from error
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise ValueError(f"{where}: not the row of a step; remove the line, or restore the file from a copy")
+    return row  # type: ignore[return-value]  # this program wrote it

@@ -8,8 +8,8 @@ from typing import Any
 from data_pipelines.base.rank import is_rank_0
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
-from train.metrics.jsonl import JsonLines
-from train.metrics.row import Sink
+from train.metrics.jsonl import FILE_NAME, JsonLines
+from train.metrics.row import Row, Sink
 from train.metrics.weights_and_biases import start_wandb
 from train.schedule.timeline import Timeline
 
@@ -20,7 +20,7 @@ class Sinks:
     def __init__(self, sinks: list[Sink]):
         self._sinks = sinks
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         for sink in self._sinks:
             sink.write(row)
 
@@ -39,7 +39,7 @@ def open_sinks(
     if not is_rank_0():
         return Sinks([])
     sinks = start_wandb(config, run_dir=run_dir, name=name, settings=settings)
-    sinks.append(JsonLines(run_dir / "metrics.jsonl", resume_step=resume_step))
+    sinks.append(JsonLines(run_dir / FILE_NAME, resume_step=resume_step))
     if config.console:
         seen = timeline.step(resume_step + 1).first_window * timeline.seq_len
         sinks.append(Console(tokens=timeline.num_windows * timeline.seq_len, seen=seen, num_steps=timeline.num_steps))

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from data_pipelines.base.errors import RunError
 from train.metrics.config import MetricsConfig
-from train.metrics.row import Sink
+from train.metrics.row import Row, Sink
 
 EVERY_LAYER = ("by_layer", "max_violation_by_layer")
 """Keys of a row that are for the file alone: a dashboard shows groups of layers."""
@@ -33,7 +33,7 @@ class WandB:
             settings=wandb.Settings(silent=True, console="off"),
         )
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         shown = {key: value for key, value in row.items() if key not in EVERY_LAYER}
         figures = {key: self._as_media(value) for key, value in _flatten(shown).items()}
         self._run.log(figures, step=row["step"])

@@ -29,7 +29,7 @@ from data_pipelines.base.command import add_overrides, command_parser, parse_ove
 from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, RUN_EXIT, ConfigError, RunError, answers_errors
 from train.__main__ import main as train
 from train.metrics.console import bar_interval_s
-from train.metrics.jsonl import read_rows
+from train.metrics.jsonl import count_rows, require_rows
 from train.process.warm import nothing_left_behind, start_warm, warm_up
 from train.studies.measures import legend, table
 from train.studies.picture import Drawn, draw
@@ -77,8 +77,7 @@ class Case:
         return start_warm(train, self.settings, log=self.log, num_threads=1)
 
     def num_finished_steps(self) -> int:
-        rows = self.run.run_dir / "metrics.jsonl"
-        return rows.read_bytes().count(b"\n") if rows.exists() else 0
+        return count_rows(self.run.run_dir)
 
     def outcome(self, exit_code: int | None) -> str:
         """What to say of a run that has ended. Raises RunError where it failed."""
@@ -86,7 +85,7 @@ class Case:
             words = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_WORDS:]
             end = "\n".join(f"  | {line}" for line in words)
             raise RunError(f"{self.label} ended with exit code {exit_code}. The end of {self.log}:\n{end}")
-        last = read_rows(self.run.run_dir)[-1]
+        last = require_rows(self.run.run_dir)[-1]
         return f"{self.label}: step {last['step']}, loss {last['loss']:.3f}, MaxVio {last['max_violation']:.2f}"
 
 
@@ -194,7 +193,7 @@ def train_all(cases: list[Case], *, at_once: int) -> None:
 
 def write_results(cases: list[Case], out: Path) -> str:
     """Writes table and picture, and returns the table with where they are."""
-    rows = {case: read_rows(case.run.run_dir) for case in cases}
+    rows = {case: require_rows(case.run.run_dir) for case in cases}
     run = cases[0].run
     experts, top_k = run.model.num_experts, run.model.top_k
     num_steps, step_tokens = len(rows[cases[0]]), run.timeline.step(1).num_windows * run.timeline.seq_len

@@ -67,7 +67,8 @@ def figures(rows: list[Row]) -> tuple[str, ...]:
 
 
 def mean_panel(row: Row, name: str) -> float:
-    """A panel of balance, mean over the layers."""
+    """A panel of balance, mean over the layers. Every step of a study has them (metrics.panels_every=1)."""
+    assert "by_layer" in row
     return fmean(row["by_layer"][name].values())
 
 
@@ -91,5 +92,5 @@ def steps_to_even(rows: list[Row]) -> list[int | None]:
 
 def validation(rows: list[Row]) -> str:
     """The last measurement, mean over the sources; a run without validation has none."""
-    measured = [row["validation"] for row in rows if row.get("validation")]
+    measured = [losses for row in rows if (losses := row.get("validation"))]
     return f"{fmean(measured[-1].values()):.3f}" if measured else "-"

@@ -263,3 +263,12 @@ def test_a_start_that_loses_no_more_than_a_kill_goes_on(
     open_run_dir(run)
     add_results(run_dir, last_row=last_row, checkpoints=checkpoints)
     open_run_dir(run)
+
+
+@pytest.mark.parametrize("damage", ['{"step": 2, "lo\x00s\n', "[1, 2]\n", '{"steps": 2}\n'])
+def test_a_damaged_row_is_named_before_a_start_would_cut_it(run_dir: Path, damage: str) -> None:
+    rows = run_dir / "metrics.jsonl"
+    rows.write_text('{"step": 1}\n' + damage)
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2: .*; remove the line, or restore the file"):
+        open_run_dir(make_run(run_dir))
+    assert rows.read_text() == '{"step": 1}\n' + damage

@@ -8,10 +8,22 @@ import pytest
 import torch
 
 from train.afmoe.tally import Tallies
-from train.loop.totals import total
+from train.loop.totals import Microbatches, stack, total
+from train.loss.sums import LossSums
 
-# cross-entropy, z, logsumexp, correct, largest logit, labelled tokens of each microbatch
-FIGURES_MS = torch.tensor([[6.0, 8.0, 4.0, 1.0, 3.0, 2.0], [3.0, 4.0, 2.0, 4.0, 5.0, 6.0]], dtype=torch.float64)
+
+def float64(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+MICROBATCHES = Microbatches(
+    cross_entropy_M=float64(6, 3),
+    z_M=float64(8, 4),
+    lse_M=float64(4, 2),
+    correct_M=float64(1, 4),
+    max_logit_M=float64(3, 5),
+    labelled_M=float64(2, 6),
+)
 TALLIES = Tallies(
     counts_LE=torch.tensor([[5, 3]]),
     balance_loss_L=torch.tensor([2.4]),
@@ -20,8 +32,8 @@ TALLIES = Tallies(
 )
 
 
-def step(figures_MS: torch.Tensor = FIGURES_MS):  # type: ignore[no-untyped-def]
-    return total(figures_MS, TALLIES, digest=2**64 - 1, num_sequences=2, group=None)
+def step(microbatches: Microbatches = MICROBATCHES):  # type: ignore[no-untyped-def]
+    return total(microbatches, TALLIES, digest=2**64 - 1, num_sequences=2, group=None)
 
 
 def test_means_are_over_tokens_not_over_microbatches() -> None:
@@ -43,22 +55,33 @@ def test_the_balance_loss_of_a_layer_is_the_mean_over_sequences() -> None:
 
 def test_what_the_layers_counted_comes_through() -> None:
     totals = step()
-    assert totals.counts_LE.tolist() == [[5, 3]]
-    assert totals.counts_LE.dtype == torch.int64
-    assert totals.router_L3.tolist() == [[16.0, 80.0, 6.0]]
-    assert totals.max_router_logit_L.tolist() == [4.0]
+    assert totals.routing.counts_LE.tolist() == [[5, 3]]
+    assert totals.routing.counts_LE.dtype == torch.int64
+    assert totals.routing.router_L3.tolist() == [[16.0, 80.0, 6.0]]
+    assert totals.routing.max_logit_L.tolist() == [4.0]
     assert totals.digest == "f" * 16
 
 
 def test_a_microbatch_without_a_label_is_no_nan() -> None:
-    figures_MS = torch.cat([FIGURES_MS, torch.tensor([[0.0, 0.0, 0.0, 0.0, -math.inf, 0.0]], dtype=torch.float64)])
-    assert step(figures_MS).batch_het == 3 - (3 + 0.5 + 0) / 3
+    empty = Microbatches(*map(float64, (0, 0, 0, 0, -math.inf, 0)))
+    microbatches = Microbatches(*(torch.cat(pair) for pair in zip(MICROBATCHES, empty, strict=True)))
+    assert step(microbatches).batch_het == 3 - (3 + 0.5 + 0) / 3
 
 
 def test_what_a_loss_does_not_measure_stays_unknown() -> None:
-    figures_MS = FIGURES_MS.clone()
-    figures_MS[:, [2, 4]] = math.nan
-    totals = step(figures_MS)
+    unknown = float64(math.nan, math.nan)
+    totals = step(MICROBATCHES._replace(lse_M=unknown, max_logit_M=unknown))
     assert math.isnan(totals.mean_lse)
     assert math.isnan(totals.max_logit)
     assert totals.loss == 9 / 8
+
+
+def test_figures_of_microbatches_are_stacked_by_name() -> None:
+    names = LossSums._fields
+    first, second = (LossSums(*(torch.tensor(100.0 * m + place) for place in range(len(names)))) for m in (1, 2))
+    stacked = stack([first, second], torch.tensor([7, 8]))
+    for name in names[1:]:  # all but the total
+        values_M = getattr(stacked, f"{name}_M")
+        assert values_M.tolist() == [100 + names.index(name), 200 + names.index(name)]
+        assert values_M.dtype == torch.float64
+    assert stacked.labelled_M.tolist() == [7.0, 8.0]

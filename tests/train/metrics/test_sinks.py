@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,15 +13,21 @@ from data_pipelines.base.errors import RunError
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
 from train.metrics.jsonl import JsonLines
+from train.metrics.row import Row
 from train.metrics.sinks import Sinks
 from train.metrics.weights_and_biases import WandB, _flatten, _wandb_id, start_wandb
 from train.pictures.loads import draw_loads
 
 
+def row_of(**figures: Any) -> Row:
+    """A row of the keys that a test is about."""
+    return cast(Row, figures)
+
+
 def write_rows(path: Path, steps: range, *, resume_step: int, loss: float) -> None:
     sink = JsonLines(path, resume_step=resume_step)
     for step in steps:
-        sink.write({"step": step, "loss": loss})
+        sink.write(row_of(step=step, loss=loss))
     sink.close()
 
 
@@ -57,7 +63,7 @@ def test_half_a_line_is_dropped(path: Path) -> None:
 
 def test_a_row_is_on_disk_before_the_next_step(path: Path) -> None:
     sink = JsonLines(path, resume_step=0)
-    sink.write({"step": 1, "loss": 1.0})
+    sink.write(row_of(step=1, loss=1.0))
     assert read_rows(path) == [(1, 1.0)]
     sink.close()
 
@@ -65,7 +71,7 @@ def test_a_row_is_on_disk_before_the_next_step(path: Path) -> None:
 def test_a_row_that_is_no_json_is_refused(path: Path) -> None:
     sink = JsonLines(path, resume_step=0)
     with pytest.raises(ValueError, match="Out of range float values"):
-        sink.write({"step": 1, "loss": float("nan")})
+        sink.write(row_of(step=1, loss=float("nan")))
     sink.close()
 
 
@@ -107,7 +113,7 @@ def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRun:
 
 
 def write_to_wandb(row: dict[str, Any], run_dir: Path) -> None:
-    WandB(MetricsConfig(wandb="offline"), run_dir=run_dir, name="run", settings={}).write({"step": 7, **row})
+    WandB(MetricsConfig(wandb="offline"), run_dir=run_dir, name="run", settings={}).write(row_of(step=7, **row))
 
 
 def test_wandb_gets_groups_of_layers_and_not_every_layer(wandb_run: RecordedRun, tmp_path: Path) -> None:
@@ -129,14 +135,14 @@ def test_an_alarm_is_an_alert_in_wandb_and_a_warning_on_the_console(
     assert [alert["text"] for alert in wandb_run.alerts] == ["experts collapsed: layer 3"]
     figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 9.0, "tokens_per_second": 1000.0}
     console = Console(tokens=1000, seen=0, num_steps=10)
-    console.write({"step": 7, "phase": "stem", "tokens": 70, **figures, "alarm": "experts collapsed: layer 3"})
+    console.write(row_of(step=7, phase="stem", tokens=70, **figures, alarm="experts collapsed: layer 3"))
     console.close()
     assert "WARNING: step 7: experts collapsed: layer 3" in capsys.readouterr().out
 
 
 def test_a_picture_is_its_path_in_the_file(path: Path) -> None:
     sink = JsonLines(path, resume_step=0)
-    sink.write({"step": 1, "loads": Path("runs/x/loads.png")})
+    sink.write(row_of(step=1, loads=Path("runs/x/loads.png")))
     sink.close()
     assert json.loads(path.read_text()) == {"step": 1, "loads": "runs/x/loads.png"}
 
@@ -174,11 +180,22 @@ def test_disabled_wandb_is_no_sink(tmp_path: Path) -> None:
 def test_the_console_shows_step_phase_and_validation(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
     sinks = Sinks([Console(tokens=1000, seen=0, num_steps=4)])
-    sinks.write({"step": 4, "phase": "stem", "tokens": 1000, **figures, "validation": {"code": 2.25}})
-    sinks.write({"step": 4, "phase": "stem", "tokens": 1000, **figures, "initial_validation": {"code": 9.0}})
+    sinks.write(row_of(step=4, phase="stem", tokens=1000, **figures, validation={"code": 2.25}))
+    sinks.write(row_of(step=4, phase="stem", tokens=1000, **figures, initial_validation={"code": 9.0}))
     sinks.close()
     shown = capsys.readouterr().out
     assert "untrained: validation code 9.000" in shown
     assert "step 4, 1k tokens: validation code 2.250" in shown
     assert "step    4/4" in shown
     assert "loss 2.500" in shown
+
+
+def test_the_console_says_why_there_is_no_validation(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
+    console = Console(tokens=1000, seen=0, num_steps=1)
+    console.write(row_of(step=1, phase="stem", tokens=1000, **figures, initial_validation={}, validation={}))
+    console.close()
+    shown = capsys.readouterr().out
+    assert shown.count("validation in this run: nothing is held out (no held-out shards") == 1
+    assert "untrained" not in shown
+    assert "tokens: validation" not in shown

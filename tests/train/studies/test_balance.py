@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT
-from tests.train.runs import read_rows
 from tests.train.small import small_settings
+from train.metrics.jsonl import read_rows
 from train.studies import balance, measures
 
 EXAMPLES = re.findall(r" -m train\.studies\.balance (.*?)(?:  .*)?$", balance.__doc__ or "", re.MULTILINE)
