@@ -63,7 +63,7 @@ class ClusterConfig:
     time: str | int = "1-00:00:00"
     """Limit of one job; a run that needs longer is requeued. sbatch --time: [days-]hours:minutes:seconds."""
     launcher: Literal["srun", "torchrun"] = "srun"
-    """`srun`: a task a rank, which loses no signal and no exit code; `torchrun`: an agent a node, which starts ranks."""
+    """`srun`: a task a rank, which loses no signal and no exit code; `torchrun`: an agent a node."""
     venv: str | None = None
     """Environment of the ranks, on a file system that all nodes see. null: the one that submits; in a container, its
     own `python`."""

@@ -56,4 +56,6 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dump(section: Any, hint: Any) -> dict[str, Any]:
-    return kind_of(section, hint) | ({} if section is None else adapter(type(section)).dump_python(section, mode="json"))
+    return kind_of(section, hint) | (
+        {} if section is None else adapter(type(section)).dump_python(section, mode="json")
+    )

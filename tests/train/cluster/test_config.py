@@ -65,7 +65,7 @@ def test_without_a_cluster_nothing_is_asked() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["cluster.nodes=3"], r"cluster.nodes=3: with 2 ranks a node these are 6 ranks, but the mesh has 4; .*nodes=2"),
+        (["cluster.nodes=3"], r"cluster.nodes=3: of 2 ranks each these are 6 ranks, but the mesh has 4; .*nodes=2"),
         (["cluster.cpu_ranks_per_node=3", "parallelism.expert_parallel_degree=1"], "4 ranks do not fill whole nodes"),
         (["cluster.nodes=4", "cluster.cpu_ranks_per_node=1"], "expert_parallel_degree=2: a group .* nodes of 1 ranks"),
         (["parallelism.data_parallel_shard_degree=-1"], "data_parallel_shard_degree=-1: takes the ranks"),

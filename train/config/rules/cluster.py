@@ -30,7 +30,7 @@ def ranks_fill_the_nodes(cluster: ClusterConfig | None, parallelism: Parallelism
         )
     if cluster.nodes is not None and cluster.nodes * per_node != ranks:
         return (
-            f"cluster.nodes={cluster.nodes}: with {per_node} ranks a node these are {cluster.nodes * per_node:,} ranks, "
+            f"cluster.nodes={cluster.nodes}: of {per_node} ranks each these are {cluster.nodes * per_node:,} ranks, "
             f"but the mesh has {ranks:,}; set cluster.nodes={ranks // per_node} (null: what the mesh fills), or change "
             "parallelism.data_parallel_replicate_degree or data_parallel_shard_degree"
         )
