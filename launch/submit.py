@@ -31,7 +31,7 @@ from data_pipelines.base.command import SEARCH_PATH, parse_run, quoted, run_comm
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 from data_pipelines.base.files import write_whole
 from launch.slurm import queue
-from launch.slurm.options import Options, job_options, log_pattern, num_nodes
+from launch.slurm.options import Options, job_options, num_nodes
 from launch.slurm.requeue import stalled_nodes
 from launch.slurm.script import Places, array_script, batch_script
 from launch.slurm.snapshot import OWN, Contents, contents, snapshot_name, write_snapshot
@@ -110,12 +110,10 @@ def prepared(run: Run, overrides: list[str], args: argparse.Namespace, command: 
     options = job_options(
         run,
         run.cluster,
-        log=log_pattern(run_dir / "slurm") / "%j.log",
+        log=places.log,
         exclude=stalled_nodes(events, at_least=run.cluster.exclude_after_stalls),
+        is_chained=args.chain > 1,
     )
-    if args.chain > 1:
-        del options["requeue"]
-        options["no-requeue"] = ""
     script = batch_script(
         run,
         run.cluster,

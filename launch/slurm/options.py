@@ -12,10 +12,13 @@ Options = dict[str, str]
 """Long name -> value; "" for an option without one."""
 
 
-def job_options(run: Run, cluster: ClusterConfig, *, log: Path, exclude: Sequence[str] = ()) -> Options:
+def job_options(
+    run: Run, cluster: ClusterConfig, *, log: Path, exclude: Sequence[str] = (), is_chained: bool = False
+) -> Options:
     """What the job of a run asks for.
 
-    log: its file, in which SLURM's %j may stand. exclude: nodes besides those of the configuration.
+    log: its file, in which SLURM's %j may stand. exclude: nodes besides those of the configuration. is_chained: another
+    job of the run waits for this one and goes on, so this one is never requeued.
     """
     tasks = cluster.ranks_per_node if cluster.launcher == "srun" else 1
     cpus = cluster.cpus_per_task and cluster.cpus_per_task * cluster.ranks_per_node // tasks
@@ -33,7 +36,7 @@ def job_options(run: Run, cluster: ClusterConfig, *, log: Path, exclude: Sequenc
         "exclude": ",".join(dict.fromkeys([*cluster.exclude, *exclude])) or None,
         "output": str(log),
         "open-mode": "append",  # a requeued job goes on in the same file
-        "requeue": "",  # after the failure of a node SLURM does so by itself
+        "no-requeue" if is_chained else "requeue": "",  # SLURM does so by itself after the failure of a node
         "signal": f"B:USR1@{cluster.signal_before_s}",  # B: to the script alone, which hands it on, once to each rank
     }
     options |= cluster.sbatch
@@ -52,8 +55,3 @@ def directive(name: str, value: str) -> str:
     is_plain = not set(value) & set(" '\"\\#\t")
     text = value if is_plain else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"#SBATCH --{name}={text}"
-
-
-def log_pattern(path: Path) -> Path:
-    """A path in which a % stands for itself."""
-    return Path(str(path).replace("%", "%%"))

@@ -24,6 +24,11 @@ class Places:
     venv: Path
     """Environment that submits; cluster.venv goes before it."""
 
+    @property
+    def log(self) -> Path:
+        """Of the job, as sbatch reads it: %j is its number, and any other % is doubled."""
+        return Path(str(self.run_dir / "slurm").replace("%", "%%")) / "%j.log"
+
 
 def batch_script(
     run: Run,
@@ -44,7 +49,7 @@ def batch_script(
         list(_settings(run, cluster, places, is_chained)),
         list(_environment(cluster)),
         list(_image(cluster)),
-        ['source "$CODE/launch/slurm/job.sh"'],
+        ['source "$CODE/launch/slurm/job.sh" || exit 3'],
         [*_stage(cluster), *_start(cluster, overrides), *_finish(cluster)],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

@@ -54,9 +54,16 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 KillWait={kill_wait}
 MinJobAge=3600
+GresTypes=gpu
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs=8 RealMemory=8000
-PartitionName=main Nodes=ALL Default=YES MaxTime=1-0 State=UP
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=1-0 State=UP
 PartitionName=small Nodes=n1 MaxTime=60 State=UP
+# 256 nodes of 8 GPUs that nobody has, as a cloud would start them: what `sbatch --test-only` measures recipes against.
+SuspendProgram=/bin/true
+ResumeProgram=/bin/true
+SuspendTime=-1
+NodeName=g[001-256] NodeHostname={host} NodeAddr=127.0.0.1 Port=[701-956] CPUs=128 RealMemory=2000000 Gres=gpu:8 State=CLOUD
+PartitionName=hopper Nodes=g[001-256] State=UP
 """
 
 

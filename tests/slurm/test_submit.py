@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch import submit
+from tests import golden
 from tests.slurm.cluster import Cluster
 from tests.train.small import small_settings
 from train.metrics.jsonl import read_rows
@@ -38,3 +39,11 @@ def test_a_run_trains_on_two_nodes_to_its_end(
     assert (ended.state, ended.restarts) == ("COMPLETED", 0), log
     assert [row["step"] for row in read_rows(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     assert "n1 n2" in log
+
+
+@pytest.mark.parametrize("name", golden.SCRIPTS)
+def test_slurm_accepts_the_scripts_under_review(cluster: Cluster, name: str) -> None:
+    """256 nodes of 8 GPUs are configured, and down: SLURM says when the job would run, or why it never could."""
+    partition = "main" if name.startswith("smoke") else "hopper"
+    script = golden.script_file(name)
+    cluster.run("sbatch", "--test-only", f"--partition={partition}", str(script))
