@@ -31,15 +31,16 @@ def main(arguments: list[str]) -> int:
     job = os.environ.get("SLURM_JOB_ID", "")
     events, step = read_events(args.run_dir), last_step(args.checkpoints)
     decision = decide(events, job=job, exit_code=args.exit_code, step=step, max_starts=args.max_starts)
-    append_event(
-        args.run_dir,
-        "decision",
-        job=job,
-        exit_code=args.exit_code,
-        step=step,
-        requeue=decision.goes_on,
-        reason=decision.reason,
-    )
+    if args.run_dir.is_dir():  # a first start that was refused leaves none
+        append_event(
+            args.run_dir,
+            "decision",
+            job=job,
+            exit_code=args.exit_code,
+            step=step,
+            requeue=decision.goes_on,
+            reason=decision.reason,
+        )
     say_why(args.run_dir, job, decision.reason, args.exit_code)
     waiting = successors(events, job)
     if decision.goes_on:

@@ -193,7 +193,8 @@ def submit_array(submissions: Sequence[Submission], *, is_dry: bool) -> int:
 def check_before(submission: Submission) -> None:
     """All that can be known before anything is written: of SLURM here; of model, data and disk by preflight."""
     queue.require_slurm()
-    queue.check_partition(submission.cluster.partition, nodes=num_nodes(submission.run, submission.cluster))
+    nodes = num_nodes(submission.run, submission.cluster)
+    queue.check_partition(submission.cluster.partition, nodes=nodes, time=str(submission.cluster.time))
 
 
 def refuse_queued(submission: Submission) -> None:

@@ -200,7 +200,7 @@ def run_agent(config: LaunchConfig, overrides: list[str]) -> int:
 
 
 def launch_config(nodes: Nodes, num_ranks: int, run_dir: Path, restart: int) -> LaunchConfig:
-    """What `torchrun --rdzv-backend c10d` sets, with the words of every rank in <run>/logs; those of rank 0 here too."""
+    """What `torchrun --rdzv-backend c10d` sets, with the words of each rank in <run>/logs; those of rank 0 here too."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig
 
@@ -219,7 +219,7 @@ def launch_config(nodes: Nodes, num_ranks: int, run_dir: Path, restart: int) -> 
         local_addr="127.0.0.1" if nodes.count == 1 else None,  # a laptop may have no name service to ask
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(str(logs), redirects=quiet, tee={0: Std.ALL} if is_first else {}),
-        log_line_prefix_template="",
+        log_line_prefix_template="rank ${rank}: ",
         shutdown_timeout=SAVE_S,
     )
 

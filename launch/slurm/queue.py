@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -33,14 +34,18 @@ def require_slurm() -> None:
         )
 
 
-def check_partition(partition: str | None, *, nodes: int) -> None:
-    """Raises ConfigError where the cluster does not have it, or fewer nodes in it. None: the default one."""
+def check_partition(partition: str | None, *, nodes: int, time: str) -> None:
+    """Raises ConfigError where the cluster does not have it, fewer nodes in it, or a shorter limit: SLURM would let the
+    job wait for ever. None: the default one. partition: one, or several separated by commas."""
     sizes: dict[str, int] = {}
+    limits: dict[str, str] = {}
     default = None
-    for line in _ask("sinfo", "--noheader", "--format=%P|%D").splitlines():
-        name, _, count = line.partition("|")
-        sizes[name.rstrip("*")] = sizes.get(name.rstrip("*"), 0) + int(count)
-        default = name.rstrip("*") if name.endswith("*") else default
+    for line in _ask("sinfo", "--noheader", "--format=%P|%D|%l").splitlines():
+        marked, count, limit = line.split("|")
+        name = marked.rstrip("*")
+        sizes[name] = sizes.get(name, 0) + int(count)
+        limits[name] = limit
+        default = name if marked != name else default
     wanted = partition or default
     if wanted is None:
         raise ConfigError([f"cluster.partition: the cluster has no default; there are: {', '.join(sizes)}"])
@@ -55,6 +60,27 @@ def check_partition(partition: str | None, *, nodes: int) -> None:
                 "another cluster.partition, or a smaller mesh (parallelism.data_parallel_replicate_degree)"
             ]
         )
+    if all(seconds(time) > seconds(limits[name]) for name in wanted.split(",")):
+        raise ConfigError(
+            [
+                f"cluster.time={time}: partition {wanted} allows {limits[wanted.split(',')[-1]]}; ask for less: "
+                "the job is requeued until the run is complete"
+            ]
+        )
+
+
+def seconds(time: str) -> float:
+    """Of a time as SLURM writes it: minutes, m:s, h:m:s, d-h, d-h:m, d-h:m:s; what is no time is no limit."""
+    if not re.fullmatch(r"[\d:-]+", time):
+        return math.inf
+    days, _, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        parts = [*parts, 0, 0][:3]
+    elif len(parts) < 3:
+        parts = [0, *parts, 0][:3]
+    hours, minutes, rest_s = parts
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest_s
 
 
 def queued(jobs: Sequence[str]) -> list[QueuedJob]:

@@ -62,7 +62,8 @@ PartitionName=small Nodes=n1 MaxTime=60 State=UP
 SuspendProgram=/bin/true
 ResumeProgram=/bin/true
 SuspendTime=-1
-NodeName=g[001-256] NodeHostname={host} NodeAddr=127.0.0.1 Port=[701-956] CPUs=128 RealMemory=2000000 Gres=gpu:8 State=CLOUD
+NodeName=DEFAULT CPUs=128 RealMemory=2000000 Gres=gpu:8 State=CLOUD
+NodeName=g[001-256] NodeHostname={host} NodeAddr=127.0.0.1 Port=[701-956]
 PartitionName=hopper Nodes=g[001-256] State=UP
 """
 
