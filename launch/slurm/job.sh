@@ -65,8 +65,7 @@ stage() {
     rm -f "$folder.tar"
     staged=$folder
     VENV=$folder/venv
-    PYTHON=$VENV/bin/python
-    export CODE=$folder/code PYTHONPATH="$folder/code:$PYTHONPATH"
+    export PYTHON=$VENV/bin/python CODE=$folder/code PYTHONPATH="$folder/code:$PYTHONPATH"
 }
 staged=
 
@@ -94,7 +93,8 @@ finish() {
     decision=$("$@" "$RUN_DIR" --checkpoints "$CHECKPOINTS" --exit-code "$status" --max-starts "$MAX_STARTS" \
         ${CHAINED:+--chained}) || die "launch.requeue failed: not requeued. Exit code of the ranks: $status"
     case $decision in
-        requeue) scontrol requeue "$SLURM_JOB_ID" || echo "error: SLURM does not requeue this job" >&2 ;;
+        requeue) # which ends this script; an exit code of its own could be taken for that of the next start
+            if scontrol requeue "$SLURM_JOB_ID"; then sleep 60; else echo "error: SLURM does not requeue it" >&2; fi ;;
         cancel*) # shellcheck disable=SC2086 # numbers of jobs
             scancel ${decision#cancel} ;;
     esac

@@ -31,6 +31,8 @@ def decide(events: Sequence[Event], *, job: str, exit_code: int, step: int, max_
 
     Starts count from the submission of the job on: whoever submits a run again has perhaps mended it.
     """
+    if (own := own_exit_code(events)) is not None:
+        exit_code = own
     if exit_code in FINAL:
         return Decision(False, f"exit code {exit_code}: {FINAL[exit_code]}")
     fruitless = len(list(takewhile(lambda made: not made, reversed(progress(since_submission(events, job), step)))))
@@ -40,6 +42,14 @@ def decide(events: Sequence[Event], *, job: str, exit_code: int, step: int, max_
             False, f"{how}: no progress in {fruitless} starts in a row, all ended at step {step}; not started again"
         )
     return Decision(True, f"{how}: goes on from step {step}")
+
+
+def own_exit_code(events: Sequence[Event]) -> int | None:
+    """How rank 0 ended in the last start, where it ended in a way of its own. srun gives the highest of all
+    ranks: 143 where the end of the first one made it stop others that had saved, and were about to end."""
+    last = events[-1] if events else {}
+    is_own = last.get("event") == "end" and last["exit_code"] in (*FINAL, REQUEUE_EXIT)
+    return last["exit_code"] if is_own else None
 
 
 def since_submission(events: Sequence[Event], job: str) -> list[Event]:

@@ -3,8 +3,9 @@
     python -m tests.golden            which files differ, and how
     python -m tests.golden --write    rewrites them; read `git diff tests/golden` before you commit it
 
-scripts/*.sbatch are what python -m launch.submit would queue. Each <experiment>.txt holds every setting, defaults included, sorted; what `python -m train --check` prints; and which
-optimizer updates which parameters, with what. Nothing in it depends on the machine.
+Each <experiment>.txt holds every setting, defaults included, sorted; what `python -m train --check` prints; and which
+optimizer updates which parameters, with what. scripts/*.sbatch are what python -m launch.submit queues. Nothing in them
+depends on the machine.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def difference(path: Path, text: str) -> str:
     """A unified diff from the golden file to `text`; empty where they are equal."""
     stored = path.read_text(encoding="utf-8") if path.is_file() else ""
     lines = (stored.splitlines(), text.splitlines())
-    return "\n".join(difflib.unified_diff(*lines, f"tests/golden/{path.relative_to(FOLDER)}", "as configured now", lineterm="", n=1))
+    name = f"tests/golden/{path.relative_to(FOLDER)}"
+    return "\n".join(difflib.unified_diff(*lines, name, "as configured now", lineterm="", n=1))
 
 
 def _settings(run: Run) -> list[str]:

@@ -24,6 +24,8 @@ NODES = ("n1", "n2")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # where Debian has the daemons, and users have no PATH to
 START_S = 20.0
 STOP_S = 20.0
+SAVE_S = 120.0
+"""From a signal to the requeued job: a step, a checkpoint and the end of four processes, on a busy machine."""
 KILL_WAIT_S = 5
 """From SIGTERM to SIGKILL; SLURM's default is 30."""
 
@@ -165,7 +167,7 @@ class Cluster:
 
     def start_requeued(self, number: str) -> None:
         """Without the two minutes that SLURM lets a requeued job wait."""
-        self.wait(number, "PENDING", within_s=STOP_S)
+        self.wait(number, "PENDING", within_s=SAVE_S)
         self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
 
 

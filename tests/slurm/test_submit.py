@@ -55,14 +55,14 @@ def test_a_run_that_is_signalled_saves_and_is_requeued_and_goes_on(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
-    (job,) = submitted(on_cluster(tmp_path, "run.stop_after_step=40"), capsys)
+    (job,) = submitted(on_cluster(tmp_path, "run.stop_after_step=12"), capsys)
     wait_for_rows(run_dir, 2)
     cluster.run("scancel", "--batch", "--signal=USR1", job)
     cluster.start_requeued(job)
     ended = cluster.wait(job, "COMPLETED", "FAILED", within_s=TRAIN_S)
     log = (run_dir / f"slurm/{job}.log").read_text()
     assert (ended.state, ended.restarts) == ("COMPLETED", 1), log
-    assert [row["step"] for row in read_rows(run_dir)] == list(range(1, 41))
+    assert [row["step"] for row in read_rows(run_dir)] == list(range(1, 13))
     events = read_events(run_dir)
     assert [event["event"] for event in events] == ["submit", *["start", "end", "decision"] * 2]
     assert [event["exit_code"] for event in events if event["event"] == "decision"] == [10, 0]
@@ -92,12 +92,12 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_what_cannot_run_is_refused_and_nothing_is_left_behind(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], said: str
 ) -> None:
-    before = cluster.run("squeue", "-h")
+    before = cluster.run("squeue", "-h", "-o", "%i")
     err = refusal(on_cluster(tmp_path, *overrides), capsys)
     assert re.search(said, err), err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
-    assert cluster.run("squeue", "-h") == before
+    assert cluster.run("squeue", "-h", "-o", "%i") == before
 
 
 def test_the_words_of_sbatch_are_passed_on_and_a_run_is_left_as_it_was(
