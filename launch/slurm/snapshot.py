@@ -35,8 +35,8 @@ def contents(own_configs: Path | None = None, *, root: Path = ROOT) -> Contents:
     if missing := [part for part in PARTS if not (root / part).exists()]:
         raise ConfigError([f"{root}: has no {', '.join(missing)}; submit from a checkout of the project"])
     files = {path: root / path for path in sorted(_project_files(root)) if (root / path).is_file()}
-    for path in sorted(own_configs.rglob("*.yaml")) if own_configs else ():
-        files[f"{OWN}/{path.relative_to(own_configs).as_posix()}"] = path
+    if own_configs is not None:
+        files |= {f"{OWN}/{path.relative_to(own_configs)}": path for path in sorted(own_configs.rglob("*.yaml"))}
     return files
 
 
