@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from data_pipelines.base.command import command_parser, run_command
+from data_pipelines.base.errors import REQUEUE_EXIT
 from launch.slurm.requeue import decide, successors
 from train.process.starts import append_event, last_step, read_events
 
@@ -36,12 +37,12 @@ def main(arguments: list[str]) -> int:
             args.run_dir,
             "decision",
             job=job,
-            exit_code=args.exit_code,
+            exit_code=decision.exit_code,
             step=step,
             requeue=decision.goes_on,
             reason=decision.reason,
         )
-    say_why(args.run_dir, job, decision.reason, args.exit_code)
+    say_why(args.run_dir, job, decision.reason, decision.exit_code)
     waiting = successors(events, job)
     if decision.goes_on:
         print("end" if args.chained else "requeue")
@@ -55,7 +56,7 @@ def say_why(run_dir: Path, job: str, reason: str, exit_code: int) -> None:
     print(f"job {job}: {reason}", file=sys.stderr)
     logs = sorted((run_dir / "logs").glob(f"job-{job}.*/rank-*.log"), key=lambda log: log.stat().st_mtime)
     spoke = [log for log in logs if log.stat().st_size]
-    if exit_code and spoke:
+    if exit_code not in (0, REQUEUE_EXIT) and spoke:
         print(f"what ranks said is in {spoke[-1].parent}; the end of {spoke[-1].name}:", file=sys.stderr)
         for line in spoke[-1].read_text(errors="replace").splitlines()[-LAST_LINES:]:
             print(f"  | {line}", file=sys.stderr)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import add_overrides, command_parser, parse_overrides
 from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, ConfigError, answers_errors, fail
+from launch.rank import end_with_nothing_to_save
 from launch.slurm.requeue import FINAL
 from train.process.warm import shell_exit_code
 
@@ -225,4 +226,5 @@ def launch_config(nodes: Nodes, num_ranks: int, run_dir: Path, restart: int) -> 
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, end_with_nothing_to_save)  # until there are ranks to hand it to
     sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,8 @@ class Decision:
     goes_on: bool
     reason: str
     """A sentence for the log, the status and W&B."""
+    exit_code: int
+    """How the run ended; not always what srun says."""
 
 
 def decide(events: Sequence[Event], *, job: str, exit_code: int, step: int, max_starts: int) -> Decision:
@@ -34,14 +36,13 @@ def decide(events: Sequence[Event], *, job: str, exit_code: int, step: int, max_
     if (own := own_exit_code(events)) is not None:
         exit_code = own
     if exit_code in FINAL:
-        return Decision(False, f"exit code {exit_code}: {FINAL[exit_code]}")
+        return Decision(False, f"exit code {exit_code}: {FINAL[exit_code]}", exit_code)
     fruitless = len(list(takewhile(lambda made: not made, reversed(progress(since_submission(events, job), step)))))
     how = "stopped by a signal" if exit_code == REQUEUE_EXIT else f"exit code {exit_code}"
     if fruitless >= max_starts:
-        return Decision(
-            False, f"{how}: no progress in {fruitless} starts in a row, all ended at step {step}; not started again"
-        )
-    return Decision(True, f"{how}: goes on from step {step}")
+        reason = f"{how}: no progress in {fruitless} starts in a row, all ended at step {step}; not started again"
+        return Decision(False, reason, exit_code)
+    return Decision(True, f"{how}: goes on from step {step}", exit_code)
 
 
 def own_exit_code(events: Sequence[Event]) -> int | None:

@@ -80,7 +80,7 @@ def test_the_jobs_of_a_chain_count_together() -> None:
 
 def test_rank_0_knows_better_than_srun_how_a_run_ended() -> None:
     stopped = decided([submit("7"), start(0), end(3, 10)], exit_code=143, step=3)
-    assert stopped == Decision(True, "stopped by a signal: goes on from step 3")
+    assert stopped == Decision(True, "stopped by a signal: goes on from step 3", 10)
     assert not decided([submit("7"), start(0), end(3, 0)], exit_code=139, step=3).goes_on
     assert decided([submit("7"), start(0), end(3, 1)], exit_code=137, step=3).reason.startswith("exit code 137")
 
