@@ -56,8 +56,8 @@ rendezvous
 stage() {
     local folder=$1/trinity-$SLURM_JOB_ID
     mkdir -p "$folder" || die "cluster.scratch: cannot make $folder"
-    tar -cf "$folder.tar" -C "$VENV" . --transform 's,^\.,venv,' --exclude=__pycache__ &&
-        tar -rf "$folder.tar" -C "$CODE" . --transform 's,^\.,code,' &&
+    tar -C "$VENV" --transform 'flags=rh;s,^\.,venv,' -cf "$folder.tar" . &&
+        tar -C "$CODE" --transform 'flags=rh;s,^\.,code,' -rf "$folder.tar" . &&
         sbcast --force "$folder.tar" "$folder.copy.tar" &&
         one_a_node bash -c 'mkdir -p "$1" && exec 9>"$1.lock" && flock 9 && { [ -e "$1/complete" ] ||
             { tar -xf "$1.copy.tar" -C "$1" && touch "$1/complete"; }; } && rm -f "$1.copy.tar"' - "$folder" ||
@@ -89,9 +89,9 @@ start() {
 
 finish() {
     local decision
-    [ -z "$staged" ] || one_a_node rm -rf "$staged" "$staged.lock"
     decision=$("$@" "$RUN_DIR" --checkpoints "$CHECKPOINTS" --exit-code "$status" --max-starts "$MAX_STARTS" \
         ${CHAINED:+--chained}) || die "launch.requeue failed: not requeued. Exit code of the ranks: $status"
+    [ -z "$staged" ] || one_a_node rm -rf "$staged" "$staged.lock" # PYTHON too: not before
     case $decision in
         requeue) # which ends this script; an exit code of its own could be taken for that of the next start
             if scontrol requeue "$SLURM_JOB_ID"; then sleep 60; else echo "error: SLURM does not requeue it" >&2; fi ;;
