@@ -117,6 +117,7 @@ FREE = (
     "profiler.*",
     "metrics.*",
     "watchdog.*",
+    "cluster.*",  # where ranks run, and for how long
     "validation.windows",  # reads weights, changes none; its rows say how it was at the time
 )
 
