@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else on stdout")
     args = parse_overrides(parser, arguments)
     started = time.monotonic()
-    announce("configuration")
+    announce("reading the configuration")
     from launch.checks import configuration
 
     run, problems = configuration.read(args.overrides)

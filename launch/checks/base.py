@@ -88,8 +88,9 @@ class Subject:
         return self.cluster is None and self.run.world_size <= most_ranks_here()
 
     @property
-    def sees_its_disks(self) -> bool:
-        """Whether the run's folders lie on file systems that this machine sees: a cluster's are shared."""
+    def starts_here(self) -> bool:
+        """Whether the run is started or submitted on this machine: its limits count then, and its folders are the
+        run's own, since those of a cluster are shared."""
         return self.cluster is not None or self.is_here
 
     @cached_property

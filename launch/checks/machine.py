@@ -40,6 +40,9 @@ class Limit(NamedTuple):
 
 
 def limits(subject: Subject) -> Iterator[Finding]:
+    """Of this shell, where it starts the run or submits it."""
+    if not subject.starts_here:
+        return
     kept = _not_propagated() if subject.cluster is not None else frozenset()
     checked = [limit for limit in _limits(subject) if limit.name not in kept]
     too_low = [(limit, soft) for limit in checked if (soft := _soft(limit)) < limit.needed]

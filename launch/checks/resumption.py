@@ -17,6 +17,8 @@ from train.config.rundir import check_run_dir
 
 def owner(subject: Subject) -> Iterator[Finding]:
     """No other job trains there now."""
+    if not subject.run.run_dir.is_dir():
+        return
     try:
         refuse_owned(subject.run.run_dir)
     except ConfigError as error:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipelines.base.files import flush
-from launch.checks.base import Finding, Subject, ask, duration, fail, ok, size, warning
+from launch.checks.base import Finding, Subject, ask, duration, fail, guarded, ok, size, warning
 from train.checkpoint.commits import committed_steps
 from train.config.owner import NO_LOCKS
 from train.config.run import Run
@@ -33,10 +33,22 @@ MAX_SAVE_SHARE = 0.1
 """Of the time of an interval."""
 
 
+def disk(subject: Subject) -> Iterator[Finding]:
+    """Can it be written, is there room, how fast is it: the second and third only where the first holds."""
+    findings = list(folder(subject))
+    yield from findings
+    if not any(finding.level == "fail" for finding in findings):
+        yield from guarded(space, subject)
+        yield from guarded(bandwidth, subject)
+
+
 def folder(subject: Subject) -> Iterator[Finding]:
     """All that a save does, once in small: write, flush, rename, link, lock; and the disk's clock."""
-    for path in dict.fromkeys((subject.run.run_dir, subject.run.checkpoint_dir)):
-        setting = "run.dir" if path == subject.run.run_dir else "checkpoint.folder"
+    paths = {"run.dir": subject.run.run_dir}
+    checkpoints = subject.run.checkpoint_dir
+    if os.path.lexists(checkpoints) or not checkpoints.is_relative_to(subject.run.run_dir):  # perhaps on another disk
+        paths["checkpoint.folder"] = checkpoints
+    for setting, path in paths.items():
         try:
             with probe_folder(path) as probe:
                 skew = _rehearse(probe)
@@ -170,12 +182,13 @@ def space(subject: Subject) -> Iterator[Finding]:
     what = f"{what}: {size(needed)} more, {size(free)} {limit} in {place}"
     if needed <= free:
         yield ok(what)
-    elif subject.sees_its_disks:
+    elif subject.starts_here:
         yield fail(what, "free space, choose another run.dir, or keep fewer: checkpoint.keep_latest_k, interval")
     else:
         yield warning(what, "the run's own machine may have more: check there")
-    if os.statvfs(place).f_files and os.statvfs(place).f_favail < (files := number * (run.world_size + 2)):
-        yield fail(f"{place}: {os.statvfs(place).f_favail:,} files can be made, {files:,} are needed", "delete files there")
+    files = number * (run.world_size + 2)  # one a rank, the directory, the tokenizer's hash
+    if (left := files_left(place)) is not None and left < files:
+        yield fail(f"{place}: {left:,} files can be made, {files:,} are needed", "delete files there")
 
 
 def checkpoints_at_most(run: Run) -> int:
@@ -186,6 +199,12 @@ def checkpoints_at_most(run: Run) -> int:
         due.add(1)
     passing, keep = len(due - milestones), run.checkpoint.keep_latest_k
     return len(milestones) + (min(passing, keep + 1) if keep else passing)
+
+
+def files_left(place: Path) -> int | None:
+    """None where the file system makes them as needed."""
+    status = os.statvfs(place)
+    return status.f_favail if status.f_files else None
 
 
 def quota_left(place: Path) -> int | None:
@@ -218,7 +237,7 @@ def bandwidth(subject: Subject) -> Iterator[Finding]:
     save_s = subject.checkpoint_bytes / (speed * subject.num_nodes)
     streams = f"{subject.num_nodes:,} nodes that each write as fast" if subject.num_nodes > 1 else "one node"
     what = f"{size(speed)}/s written and flushed; a checkpoint takes {duration(save_s)} or more ({streams})"
-    where = "" if subject.sees_its_disks else ", if its disk is like this one"
+    where = "" if subject.starts_here else ", if its disk is like this one"
     step_s = median_step_seconds(run)
     if step_s and (share := save_s / (run.checkpoint.interval * step_s)) > MAX_SAVE_SHARE:
         yield warning(
@@ -270,4 +289,4 @@ def median_step_seconds(run: Run) -> float:
     return statistics.median([row["seconds"]["total"] for row in rows]) if rows else 0.0
 
 
-CHECKS = (folder, shared, space, bandwidth)
+CHECKS = (disk, shared)

@@ -65,8 +65,8 @@ def _sign_in(base: str) -> tuple[tuple[str, str] | None, dict[str, Any]]:
         return (f"the file with your key cannot be read ({error})", "mend it, or `wandb login --relogin`"), {}
     if not key:
         return (f"not logged in at {base}: no WANDB_API_KEY, no key in ~/.netrc", "`wandb login`"), {}
-    if len(key.rpartition("-")[2]) < KEY_LENGTH and key.count(".") != 2:
-        return (f"the key for {base} has {len(key)} characters, which is too short", "`wandb login --relogin`"), {}
+    if len(key.partition("-")[2] or key) < KEY_LENGTH and key.count(".") != 2:
+        return (f"the key for {base} has {len(key)} characters, too few for one", "`wandb login --relogin`"), {}
     try:
         viewer = _viewer(base, key)
     except HTTPError as error:

@@ -1,0 +1,112 @@
+"""A run that nothing is wrong with, on a machine and a cluster of stand-ins, for faults to be planted in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+from launch.checks import configuration, storage
+from launch.checks.base import Finding
+from launch.preflight import preflight
+from train.config.run import Run
+
+SBATCH = 'echo "sbatch: Job 7 to start at 2026-11-26T15:00:00 using 4 processors on nodes n[1-2]" >&2'
+
+
+class World:
+    """What preflight looks at."""
+
+    def __init__(self, folder: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.patch = monkeypatch
+        self.at_end = ExitStack()
+        """What a fault holds open while preflight looks."""
+        self.cluster: SimpleNamespace | None = None
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        monkeypatch.setattr(storage, "PROBE_BYTES", storage.PROBE_PIECE)
+        for name in ("MASTER_PORT", "WANDB_API_KEY", "WANDB_BASE_URL", "RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("NETRC", str(folder / "netrc"))
+        monkeypatch.setenv("PATH", f"{self.bin}:/usr/bin:/bin")
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    def set(self, *overrides: str) -> None:
+        self.settings += overrides
+
+    def command(self, name: str, script: str) -> Path:
+        """A program on PATH."""
+        path = self.bin / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def on_cluster(self, **changes: Any) -> None:
+        """Two nodes of two CPU ranks, and the mesh for them."""
+        for name in ("srun", "scontrol", "squeue", "scancel"):
+            self.command(name, "true")
+        self.command("sbatch", SBATCH)
+        self.patch.setattr(storage, "LOCAL_TYPES", ())
+        self.set("parallelism=hsdp_2x2_ep2")
+        section: dict[str, Any] = dict.fromkeys(("partition", "account", "qos", "nodes", "cpus_per_task", "venv"))
+        section |= {"constraint": None, "interface": None, "scratch": None, "modules": [], "exclude": [], "sbatch": {}}
+        section |= {"gpus_per_node": 0, "ranks_per_node": 2, "time": "1:00:00", "signal_before_s": 120}
+        section |= {"container": SimpleNamespace(engine="none", image="", mounts=[])}
+        self.cluster = SimpleNamespace(**(section | changes))
+
+    def read(self) -> Run:
+        run, problems = configuration.read([*self.settings, f"run.dir={self.run_dir}"])
+        assert run is not None, problems
+        object.__setattr__(run, "cluster", self.cluster)
+        return run
+
+    def findings(self) -> list[Finding]:
+        run, problems = configuration.read([*self.settings, f"run.dir={self.run_dir}"])
+        if run is None:
+            return problems
+        object.__setattr__(run, "cluster", self.cluster)
+        return preflight(run)
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.rglob("*"))
+
+
+class Fault(NamedTuple):
+    """Something that is wrong, and what is said of it."""
+
+    plant: Callable[[World], object]
+    level: str
+    says: str
+    """Pattern of the finding."""
+
+
+def assert_found(world: World, fault: Fault) -> None:
+    """The fault is found, with its level and a remedy, and nothing is left behind."""
+    fault.plant(world)
+    before = world.files()
+    bad = [finding for finding in world.findings() if finding.level != "ok"]
+    said = "\n".join(f"{finding.level}: {finding.what}\n  -> {finding.remedy}" for finding in bad)
+    print(said)
+    assert any(finding.level == fault.level and re.search(fault.says, finding.what) for finding in bad), said
+    assert all(finding.remedy for finding in bad), said
+    assert not [finding for finding in bad if "could not be checked" in finding.what], said
+    assert world.files() == before
+
+
+def fresh(template: Path, folder: Path) -> list[str]:
+    """A copy of the shards and the tokenizer in `template`, and the settings of a run on it."""
+    shutil.copytree(template, folder / "data")
+    return [
+        *(text.replace(str(template), str(folder / "data")) for text in (template / "settings").read_text().splitlines()),
+    ]
