@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
+from data_pipelines.base.compose import compose
 from launch.checks import configuration, storage
 from launch.checks.base import Finding
 from launch.preflight import preflight
+from train.config import start
 from train.config.run import Run
 
 SBATCH = 'echo "sbatch: Job 7 to start at 2026-11-26T15:00:00 using 4 processors on nodes n[1-2]" >&2'
@@ -32,7 +36,9 @@ class World:
         self.cluster: SimpleNamespace | None = None
         self.bin = folder / "bin"
         self.bin.mkdir()
-        monkeypatch.setattr(storage, "PROBE_BYTES", storage.PROBE_PIECE)
+        for size in ("PROBE_BYTES", "PROBE_PIECE"):
+            monkeypatch.setattr(storage, size, 2**16)
+        monkeypatch.setattr(start, "compose", self.compose)
         for name in ("MASTER_PORT", "WANDB_API_KEY", "WANDB_BASE_URL", "RANK", "LOCAL_RANK", "WORLD_SIZE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("NETRC", str(folder / "netrc"))
@@ -52,18 +58,23 @@ class World:
         path.chmod(0o755)
         return path
 
-    def on_cluster(self, **changes: Any) -> None:
+    def on_cluster(self, *, mesh: str = "hsdp_2x2_ep2", **changes: Any) -> None:
         """Two nodes of two CPU ranks, and the mesh for them."""
         for name in ("srun", "scontrol", "squeue", "scancel"):
             self.command(name, "true")
         self.command("sbatch", SBATCH)
         self.patch.setattr(storage, "LOCAL_TYPES", ())
-        self.set("parallelism=hsdp_2x2_ep2")
+        self.set(f"parallelism={mesh}")
         section: dict[str, Any] = dict.fromkeys(("partition", "account", "qos", "nodes", "cpus_per_task", "venv"))
         section |= {"constraint": None, "interface": None, "scratch": None, "modules": [], "exclude": [], "sbatch": {}}
         section |= {"gpus_per_node": 0, "ranks_per_node": 2, "time": "1:00:00", "signal_before_s": 120}
         section |= {"container": SimpleNamespace(engine="none", image="", mounts=[])}
         self.cluster = SimpleNamespace(**(section | changes))
+
+    def compose(self, overrides: list[str]) -> dict[str, Any]:
+        """As Hydra does, once for each list of overrides: it is most of the time that preflight takes here."""
+        place, here = "/somewhere", str(self.folder)
+        return json.loads(composed(*(text.replace(here, place) for text in overrides)).replace(place, here))
 
     def read(self) -> Run:
         run, problems = configuration.read([*self.settings, f"run.dir={self.run_dir}"])
@@ -80,6 +91,12 @@ class World:
 
     def files(self) -> list[Path]:
         return sorted(self.folder.rglob("*"))
+
+
+@cache
+def composed(*overrides: str) -> str:
+    """The configuration as JSON."""
+    return json.dumps(compose(list(overrides)))
 
 
 class Fault(NamedTuple):
