@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> int:
     from launch.checks import configuration
 
     run, problems = configuration.read(args.overrides)
-    findings = [replace(problem, group="configuration") for problem in problems] + (preflight(run, announce) if run else [])
+    findings = [replace(problem, group="configuration") for problem in problems] + (
+        preflight(run, announce) if run else []
+    )
     print(json.dumps([asdict(finding) for finding in findings], indent=1) if args.json else table(findings))
     announce(f"{verdict(findings)}, {time.monotonic() - started:.1f} s")
     return CONFIG_EXIT if failed(findings) else 0

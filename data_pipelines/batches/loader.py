@@ -100,8 +100,7 @@ class PlanLoader(BaseDataLoader):
 
 
 def vocabulary_problems(sources: Mapping[str, TokenSource], vocab_size: int) -> list[str]:
-    """Each source whose manifest has ids beyond the model's, so that a wrong tokenizer is found before the first step.
-    """
+    """Each source whose manifest has ids beyond the model's: a wrong tokenizer is found before the first step."""
     return [
         f"{source.uri}: token ids up to {source.manifest.max_token_id}, beyond model.vocab_size={vocab_size}; "
         "use the tokenizer that the model is made for, or raise model.vocab_size"

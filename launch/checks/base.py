@@ -150,13 +150,11 @@ def guarded(check: Check, subject: Subject) -> Iterator[Finding]:
 
 def size(num_bytes: float) -> str:
     """`3.19 TB`: decimal, as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if num_bytes < 1000:
-            break
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    while num_bytes >= 1000 and len(units) > 1:
         num_bytes /= 1000
-    else:
-        unit = "PB"
-    return f"{num_bytes:.3g} {unit}"
+        units.pop(0)
+    return f"{num_bytes:.3g} {units[0]}"
 
 
 def duration(seconds: float) -> str:

@@ -121,7 +121,9 @@ def _options(subject: Subject) -> list[str]:
     given["gpus-per-node"] = cluster.gpus_per_node or None
     given["cpus-per-task"] = cluster.cpus_per_task
     given |= cluster.sbatch
-    return [f"--{name}={value}" if value != "" else f"--{name}" for name, value in given.items() if _is_given(name, value)]
+    return [
+        f"--{name}={value}" if value != "" else f"--{name}" for name, value in given.items() if _is_given(name, value)
+    ]
 
 
 def _is_given(name: str, value: object) -> bool:

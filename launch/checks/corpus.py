@@ -56,7 +56,9 @@ def _not_named(section: ShardsData) -> Iterator[Finding]:
     if not section.sources:
         yield fail("data.sources is empty: no tokens to train on", f"name the shards: {example}")
     if not section.tokenizer:
-        yield fail("data.tokenizer is empty", "name the folder of the tokenizer that made the shards: data.tokenizer=DIR")
+        yield fail(
+            "data.tokenizer is empty", "name the folder of the tokenizer that made the shards: data.tokenizer=DIR"
+        )
 
 
 def _is_prepared(subject: Subject, section: CorpusOptions) -> Generator[Finding, None, bool]:
@@ -70,12 +72,14 @@ def _is_prepared(subject: Subject, section: CorpusOptions) -> Generator[Finding,
     except (ValueError, OSError) as error:
         yield from failures(error, f"correct the data section, or choose another folder: data.dir (is {section.dir})")
         return False
-    command = f"python -m data_pipelines.prepare data={section.kind} ..."
     what = f"{', '.join(documents)}: not prepared yet in {section.dir}, so budgets are not known"
     if subject.cluster is None:
         yield ok(f"{what}; the start does it")
     else:
-        yield warning(f"{what}; {subject.run.world_size:,} ranks would wait for one that does it", f"before: {command}")
+        yield warning(
+            f"{what}; {subject.run.world_size:,} ranks would wait for one that does it",
+            "before: python -m data_pipelines.prepare, with the same data settings",
+        )
     return False
 
 

@@ -1,4 +1,4 @@
-"""What an environment holds. Standard library only: other Pythons run the text of this file, with names as arguments."""
+"""What an environment holds. Standard library only: other Pythons run the text of this file, names as arguments."""
 
 from __future__ import annotations
 

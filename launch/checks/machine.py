@@ -127,7 +127,9 @@ def ports(subject: Subject) -> Iterator[Finding]:
             "unset MASTER_PORT or choose another; ./launch/local.sh and torchrun --standalone take a free one",
         )
     elif not port_is_free(0):
-        yield fail("no port of 127.0.0.1 can be opened: ranks could not meet", "mend the loopback interface: ip link set lo up")
+        yield fail(
+            "no port of 127.0.0.1 can be opened: ranks could not meet", "mend the loopback interface: ip link set lo up"
+        )
     else:
         yield ok(f"port {port} is free, and so are others")
 

@@ -90,7 +90,9 @@ def _against_project(found: dict[str, Any], requirements: list[Requirement], pla
     ranges = [f"{one.name} {versions[one.name]} (needs {one})" for one in others if one.name == "torch"]
     pins = [f"{one.name} {versions[one.name]} (tested: {one})" for one in others if one.name != "torch"]
     if _numbers(found["python"]) < (3, 11):
-        yield fail(f"{place}: Python {found['python']}, 3.11 or newer is needed", "make the environment with another one")
+        yield fail(
+            f"{place}: Python {found['python']}, 3.11 or newer is needed", "make the environment with another one"
+        )
     if missing:
         yield fail(f"{place}: not installed: {', '.join(missing)}", PIP)
     if ranges:
@@ -105,15 +107,14 @@ def _ask_environment(venv: Path, names: list[str]) -> dict[str, Any] | Finding:
     """What the Python of the ranks has."""
     python = venv / "bin/python"
     if not python.exists():
-        return fail(
-            f"cluster.venv={venv}: {python} does not exist", "correct the path, or make the environment there"
-        )
+        return fail(f"cluster.venv={venv}: {python} does not exist", "correct the path, or make the environment there")
     source = Path(environment.__file__).read_text(encoding="utf-8")
     try:
         answer = ask([python, "-c", source, *names])
-        return json.loads(answer.stdout)
     except (OSError, TimeoutExpired) as error:
-        return fail(f"cluster.venv={venv}: its Python does not run ({last_line(str(error))})", "make it anew")
+        return fail(f"cluster.venv={venv}: its Python does not run ({error})", "make it anew")
+    try:
+        return json.loads(answer.stdout)
     except ValueError:
         return fail(f"cluster.venv={venv}: its Python does not run ({last_line(answer.stderr)})", "make it anew")
 
@@ -137,7 +138,9 @@ def _cuda(subject: Subject, found: dict[str, Any], place: str) -> Iterator[Findi
     if found["cuda"] is None and found["packages"]["torch"]:
         what = f"{place}: torch {found['packages']['torch']} is a build without CUDA"
         if asks_for_gpus:
-            yield fail(f"{what}, cluster.gpus_per_node={asks_for_gpus}", "install a CUDA build: pip install torch==2.15.0")
+            yield fail(
+                f"{what}, cluster.gpus_per_node={asks_for_gpus}", "install a CUDA build: pip install torch==2.15.0"
+            )
         elif subject.cluster is None and count_gpus():
             yield warning(
                 f"{what}, and this machine has {count_gpus()} GPUs: they would not be used",

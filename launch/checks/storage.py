@@ -6,8 +6,8 @@ import fcntl
 import getpass
 import os
 import shutil
-import statistics
 import stat
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -54,7 +54,9 @@ def folder(subject: Subject) -> Iterator[Finding]:
                 skew = _rehearse(probe)
                 has_locks = _has_locks(probe)
         except OSError as error:
-            yield fail(f"{setting}: nothing can be saved in {path} ({error})", "choose another run.dir, or mend that one")
+            yield fail(
+                f"{setting}: nothing can be saved in {path} ({error})", "choose another run.dir, or mend that one"
+            )
             continue
         yield ok(f"{path}: written, flushed, renamed and linked ({file_system(path)})")
         if not has_locks:
@@ -176,8 +178,8 @@ def space(subject: Subject) -> Iterator[Finding]:
     free, limit = shutil.disk_usage(place).free, "free"
     if (left := quota_left(place)) is not None and left < free:
         free, limit = left, "left of the quota"
-    what = (
-        f"{number:,} checkpoints of {size(subject.checkpoint_bytes)} at most" + f", {there} of them there" * bool(there)
+    what = f"{number:,} checkpoints of {size(subject.checkpoint_bytes)} at most" + f", {there} of them there" * bool(
+        there
     )
     what = f"{what}: {size(needed)} more, {size(free)} {limit} in {place}"
     if needed <= free:
@@ -217,7 +219,7 @@ def quota_left(place: Path) -> int | None:
 
 
 def bytes_left(answer: str, *names: str) -> int | None:
-    """Of what `quota -wp` or `lfs quota -q` say of a file system with one of `names`: used, soft and hard limit in kB."""
+    """Of what `quota -wp` or `lfs quota -q` say of a file system with one of `names`: kB used, soft and hard limit."""
     for line in answer.splitlines():
         fields = line.replace("*", "").split()
         if len(fields) > 3 and fields[0] in names and all(field.isdigit() for field in fields[1:4]):

@@ -35,7 +35,9 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
 
 
 def bad(findings: list[Finding], *levels: str) -> list[str]:
-    return [f"{finding.group}: {finding.what}" for finding in findings if finding.level in (levels or ("fail", "warning"))]
+    return [
+        f"{finding.group}: {finding.what}" for finding in findings if finding.level in (levels or ("fail", "warning"))
+    ]
 
 
 def test_at_least_25_faults_are_planted() -> None:
@@ -89,7 +91,11 @@ def test_a_check_that_breaks_off_is_a_finding_and_the_others_go_on(world: World)
 
 def test_the_table_has_the_remedy_below_its_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    findings = [ok("all is well"), warning("it is rather late for that, and dark", "go to bed"), fail("no bed", "buy one")]
+    findings = [
+        ok("all is well"),
+        warning("it is rather late for that, and dark", "go to bed"),
+        fail("no bed", "buy one"),
+    ]
     assert preflight.table(findings) == (
         "ok                      all is well\n"
         "warning                 it is rather late for that, and dark\n"
@@ -121,7 +127,14 @@ def test_sizes_and_times_are_written_for_people() -> None:
 
 
 def test_the_largest_recipe_is_checked_within_20_s_and_speaks_within_1(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "launch.preflight", "--json", "experiment=trinity_large", f"run.dir={tmp_path}/run"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.preflight",
+        "--json",
+        "experiment=trinity_large",
+        f"run.dir={tmp_path}/run",
+    ]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with subprocess.Popen(
         [*command, "metrics.wandb=offline"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

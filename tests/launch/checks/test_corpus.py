@@ -56,9 +56,7 @@ def another_plan(world: World) -> None:
     """The run was trained on other tokens."""
     write_run(world.settings, world.run_dir)
     timeline = world.read().timeline
-    plan = make_plan(
-        {"all": 10}, sources=[PlanSource(name="x", num_windows=3)], mix=None, seed=0, seq_len=32, block=4
-    )
+    plan = make_plan({"all": 10}, sources=[PlanSource(name="x", num_windows=3)], mix=None, seed=0, seq_len=32, block=4)
     prepared = Prepared(tokenizer_dir=str(world.folder / "data/tokenizer"), sources={})
     record_data(world.run_dir, plan, prepared, timeline.ramp)
 
@@ -78,7 +76,9 @@ FAULTS = {
     "no sources": Fault(lambda world: world.set("data.sources={}"), "fail", "data.sources is empty"),
     "no tokenizer named": Fault(lambda world: world.set("data.tokenizer=''"), "fail", "data.tokenizer is empty"),
     "shards that are not there": Fault(lambda world: without(world, FILE_NAME), "fail", r"manifest\.json is missing"),
-    "file of a shard that is missing": Fault(lambda world: without(world, "00000.ds.index"), "fail", "index is missing"),
+    "file of a shard that is missing": Fault(
+        lambda world: without(world, "00000.ds.index"), "fail", "index is missing"
+    ),
     "shard that is cut": Fault(cut, "fail", r"expected [\d,]+ bytes, got 1,000"),
     "flipped bit": Fault(flipped, "fail", "differ from what the manifest recorded"),
     "damaged manifest": Fault(lambda world: (shards(world) / FILE_NAME).write_text("{"), "fail", "is no manifest"),
@@ -86,7 +86,9 @@ FAULTS = {
         lambda world: manifest(world, lambda facts: facts.update(tokenizer="f" * 64)), "fail", "hash ffffffffffff"
     ),
     "ids beyond the model's": Fault(
-        lambda world: manifest(world, lambda facts: facts["shards"][0].update(max_token_id=999)), "fail", "ids up to 999"
+        lambda world: manifest(world, lambda facts: facts["shards"][0].update(max_token_id=999)),
+        "fail",
+        "ids up to 999",
     ),
     "budget beyond the cap of epochs": Fault(
         lambda world: world.set("data.max_epochs=0.01"), "fail", r"data\.max_epochs=0\.01: phase 'general'"

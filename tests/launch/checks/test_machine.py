@@ -67,7 +67,9 @@ FAULTS = {
     "memory that cannot be pinned": limited(resource.RLIMIT_MEMLOCK, 65_536, gpus=True),
     "little shared memory": Fault(small_shm, "warning", "/dev/shm has 67.1 MB"),
     "port that is taken": Fault(taken_port, "warning", r"MASTER_PORT=\d+ is taken"),
-    "port that is none": Fault(lambda world: world.patch.setenv("MASTER_PORT", "x"), "fail", "MASTER_PORT=x is no number"),
+    "port that is none": Fault(
+        lambda world: world.patch.setenv("MASTER_PORT", "x"), "fail", "MASTER_PORT=x is no number"
+    ),
     "no loopback": Fault(without_loopback, "fail", r"no port of 127\.0\.0\.1 can be opened"),
     "variables of a rank": Fault(
         lambda world: world.patch.setenv("LOCAL_WORLD_SIZE", "4"), "warning", "LOCAL_WORLD_SIZE=4 in this shell"
@@ -75,7 +77,9 @@ FAULTS = {
     "umask that shuts us out": with_umask(0o777, "fail", "umask 0777: a run could not enter"),
     "umask that lets all in": with_umask(0o000, "warning", "everybody could change the checkpoints"),
     "locale that is not UTF-8": Fault(
-        lambda world: world.patch.setattr(locale, "getencoding", lambda: "ISO-8859-1"), "warning", "encoding is iso88591"
+        lambda world: world.patch.setattr(locale, "getencoding", lambda: "ISO-8859-1"),
+        "warning",
+        "encoding is iso88591",
     ),
     "no temporary files": Fault(without_temporary_files, "fail", "no temporary file can be written"),
 }

@@ -39,7 +39,9 @@ def nodes_have(world: World, facts: dict[str, Any] | str, **cluster: Any) -> Non
 
 
 FAULTS = {
-    "package that is missing": Fault(lambda world: login_has(world, wandb=None), "fail", "not installed: wandb==0.31.0"),
+    "package that is missing": Fault(
+        lambda world: login_has(world, wandb=None), "fail", "not installed: wandb==0.31.0"
+    ),
     "torch out of its range": Fault(lambda world: login_has(world, torch="2.16.0"), "fail", r"torch 2\.16\.0 \(needs"),
     "package of another version": Fault(
         lambda world: login_has(world, hydra_core="1.2.0"), "warning", r"hydra-core 1\.2\.0 \(tested"
@@ -63,7 +65,9 @@ FAULTS = {
         lambda world: nodes_have(world, here() | {"cuda": None}, gpus_per_node=2), "fail", "a build without CUDA"
     ),
     "CPU build beside GPUs": Fault(
-        lambda world: world.patch.setattr(packages, "count_gpus", lambda: 8), "warning", "8 GPUs: they would not be used"
+        lambda world: world.patch.setattr(packages, "count_gpus", lambda: 8),
+        "warning",
+        "8 GPUs: they would not be used",
     ),
     "image that cannot be looked into": Fault(
         lambda world: world.on_cluster(container=SimpleNamespace(engine="pyxis", image="nvcr.io#a/b:1", mounts=[])),
@@ -95,11 +99,16 @@ def test_the_python_of_the_ranks_is_asked_and_found_to_be_like_this_one(world: W
 def test_lines_of_pyproject_become_bounds(tmp_path: Path) -> None:
     project = tmp_path / "pyproject.toml"
     project.write_text(
-        '[project]\ndependencies = ["torch>=2.13,<2.16", "pyright[nodejs]==1.1", "triton>=3; platform_system == \'L\'"]\n'
+        '[project]\ndependencies = ["torch>=2.13,<2.16", "pyright[nodejs]==1.1", "triton>=3; sys == \'L\'"]\n'
         '[project.optional-dependencies]\nliger = ["liger-kernel==0.8.5"]\n'
     )
     torch, pyright, liger = read_requirements(project, liger=True)
-    assert [torch.accepts(version) for version in ("2.12.9", "2.13.0+cpu", "2.15.1", "2.16.0")] == [False, True, True, False]
+    assert [torch.accepts(version) for version in ("2.12.9", "2.13.0+cpu", "2.15.1", "2.16.0")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert pyright.accepts("1.1.0")
     assert not pyright.accepts("1.1.1")
     assert str(liger) == "liger-kernel==0.8.5"

@@ -17,6 +17,7 @@ from launch.checks.storage import bytes_left, checkpoints_at_most, file_system, 
 from tests.launch.checks.world import Fault, World, assert_found
 from train.checkpoint.commits import stale_steps
 
+
 def free_bytes(number: int) -> Any:
     usage = shutil.disk_usage
     return lambda path: usage(path)._replace(free=number)
@@ -122,7 +123,10 @@ def test_space_is_that_of_the_most_checkpoints_that_retention_leaves(world: Worl
 
 def test_a_quota_is_read_as_both_programs_write_it() -> None:
     # quota -wp: used, soft, hard, grace; a star where the soft limit is passed
-    assert bytes_left("Disk quotas:\n  Filesystem blocks quota limit\nnas:/home 1500* 1000 2000 7 1 0 0 0", "nas:/home") == 512_000
+    assert (
+        bytes_left("Disk quotas:\n  Filesystem blocks quota limit\nnas:/home 1500* 1000 2000 7 1 0 0 0", "nas:/home")
+        == 512_000
+    )
     # lfs quota -q: the same columns behind the path
     assert bytes_left("  /lustre  10  0  20  -  5 0 0 -", "/lustre") == 10_240
     assert bytes_left("  /lustre  10  0  0  -  5 0 0 -", "/lustre") is None

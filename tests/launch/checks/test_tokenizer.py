@@ -43,7 +43,9 @@ FAULTS = {
         lambda world: world.set("model.vocab_size=1024"), "warning", "most of which would never be used"
     ),
     "tokenizer that is not the run's": Fault(other_copy, "fail", "the run's tokenizer has hash"),
-    "tokenizer that is not the weights'": Fault(other_weights, "warning", "was trained with the tokenizer eeeeeeeeeeee"),
+    "tokenizer that is not the weights'": Fault(
+        other_weights, "warning", "was trained with the tokenizer eeeeeeeeeeee"
+    ),
 }
 
 

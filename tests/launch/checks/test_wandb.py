@@ -37,7 +37,9 @@ class Server(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-def online(world: World, *overrides: str, viewer: dict[str, Any] | None = VIEWER, status: int = 200, key: str = KEY) -> None:
+def online(
+    world: World, *overrides: str, viewer: dict[str, Any] | None = VIEWER, status: int = 200, key: str = KEY
+) -> None:
     server = world.at_end.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, viewer, status)))
     Thread(target=server.serve_forever, daemon=True).start()
     world.at_end.callback(server.shutdown)

@@ -125,5 +125,8 @@ def fresh(template: Path, folder: Path) -> list[str]:
     """A copy of the shards and the tokenizer in `template`, and the settings of a run on it."""
     shutil.copytree(template, folder / "data")
     return [
-        *(text.replace(str(template), str(folder / "data")) for text in (template / "settings").read_text().splitlines()),
+        *(
+            text.replace(str(template), str(folder / "data"))
+            for text in (template / "settings").read_text().splitlines()
+        ),
     ]
