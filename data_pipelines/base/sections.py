@@ -70,6 +70,14 @@ def _of_kind(name: str, section: dict[str, Any], kinds: Mapping[str, Any]) -> tu
     return kinds[kind], section
 
 
+def kind_of(section: Any, hint: Any) -> dict[str, str]:
+    """{"kind": its name} of a validated section whose class `kind` names; {} of others, which hold theirs."""
+    if "by kind" not in get_args(hint):
+        return {}
+    cls = None if section is None else type(section)
+    return {"kind": next(kind for kind, one in get_args(hint)[-1].items() if one is cls)}
+
+
 def _describe(section: str, hint: Any, problem: Any) -> str:
     """One line: path, what was got, what is allowed, and a near miss."""
     loc = list(problem["loc"])

@@ -3,7 +3,7 @@
     python -m tests.golden            which files differ, and how
     python -m tests.golden --write    rewrites them; read `git diff tests/golden` before you commit it
 
-Each <experiment>.txt holds every setting, defaults included, sorted; what `python -m train --check` prints; and which
+scripts/*.sbatch are what python -m launch.submit would queue. Each <experiment>.txt holds every setting, defaults included, sorted; what `python -m train --check` prints; and which
 optimizer updates which parameters, with what. Nothing in it depends on the machine.
 """
 
@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +22,8 @@ from torchtitan.distributed.utils import set_spmd_backend
 
 from data_pipelines.base.command import CONFIGS
 from data_pipelines.base.compose import compose
+from launch.slurm.options import job_options
+from launch.slurm.script import Places, batch_script
 from train.afmoe.decoder import Afmoe
 from train.afmoe.spec import afmoe_config
 from train.config.check import check
@@ -30,6 +35,31 @@ from train.optim.groups import Optimizers, assignment_table, optimizers_config
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m tests.golden --write"
+SCRIPTS = {
+    "trinity_large": [
+        "experiment=trinity_large",
+        "cluster=h100_256nodes",
+        "cluster.partition=hopper",
+        "cluster.account=llm",
+        "cluster.interface=ib0",
+    ],
+    "trinity_nano": [
+        "experiment=trinity_nano",
+        "cluster=h100_1node",
+        "parallelism.data_parallel_replicate_degree=1",
+        "parallelism.data_parallel_shard_degree=8",
+    ],
+    "trinity_nano_pyxis": ["experiment=trinity_nano", "cluster=h100_pyxis"],
+    "trinity_nano_apptainer": [
+        "experiment=trinity_nano",
+        "cluster=h100_pyxis",
+        "cluster.container.engine=apptainer",
+        "cluster.container.image=/images/trinity.sif",
+        "cluster.modules=[apptainer/1.4]",
+    ],
+    "smoke_torchrun_chain": ["experiment=smoke", "cluster=cpu_2nodes", "cluster.launcher=torchrun"],
+}
+"""Batch script -> overrides that it is rendered for; the last one for a job of a chain."""
 
 
 def experiments() -> list[str]:
@@ -40,6 +70,41 @@ def golden_file(experiment: str) -> Path:
     return FOLDER / f"{experiment}.txt"
 
 
+def golden_texts() -> dict[Path, Callable[[], str]]:
+    """Golden file -> what makes its text as configured now."""
+    recipes = {golden_file(experiment): partial(resolved, experiment) for experiment in experiments()}
+    return recipes | {script_file(name): partial(rendered, name) for name in SCRIPTS}
+
+
+def script_file(name: str) -> Path:
+    return FOLDER / "scripts" / f"{name}.sbatch"
+
+
+def rendered(name: str) -> str:
+    """The text of a batch script, for a person whose home is /home/me."""
+    overrides, is_chained = SCRIPTS[name], name.endswith("_chain")
+    run = check(compose(overrides))
+    assert run.cluster is not None
+    run_dir = Path("/home/me/trinity") / run.run_dir
+    places = Places(
+        run_dir=run_dir,
+        code=run_dir / "code/0123456789ab",
+        workdir=Path("/home/me/trinity"),
+        venv=Path("/home/me/trinity/.venv"),
+    )
+    options = job_options(run, run.cluster, log=places.log, is_chained=is_chained)
+    words = ["python", "-m", "launch.submit", *overrides, *(["--chain", "20"] if is_chained else [])]
+    return batch_script(
+        run,
+        run.cluster,
+        options=options,
+        overrides=overrides,
+        command=shlex.join(words),
+        places=places,
+        is_chained=is_chained,
+    )
+
+
 def resolved(experiment: str, *overrides: str) -> str:
     """The text of a golden file. Allocates no weight: the model is on the meta device."""
     run = check(compose([f"experiment={experiment}", *overrides]))
@@ -47,12 +112,11 @@ def resolved(experiment: str, *overrides: str) -> str:
     return "\n\n".join("\n".join([f"# {title}", *lines]) for title, lines in parts.items()) + "\n"
 
 
-def difference(experiment: str, text: str) -> str:
+def difference(path: Path, text: str) -> str:
     """A unified diff from the golden file to `text`; empty where they are equal."""
-    path = golden_file(experiment)
     stored = path.read_text(encoding="utf-8") if path.is_file() else ""
     lines = (stored.splitlines(), text.splitlines())
-    return "\n".join(difflib.unified_diff(*lines, f"tests/golden/{path.name}", "as configured now", lineterm="", n=1))
+    return "\n".join(difflib.unified_diff(*lines, f"tests/golden/{path.relative_to(FOLDER)}", "as configured now", lineterm="", n=1))
 
 
 def _settings(run: Run) -> list[str]:

@@ -17,12 +17,12 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--write", action="store_true", help="rewrite the files")
     write = parser.parse_args(arguments).write
-    texts = {experiment: golden.resolved(experiment) for experiment in golden.experiments()}
-    differences = {experiment: golden.difference(experiment, text) for experiment, text in texts.items()}
-    for experiment, difference in differences.items():
-        print(difference or f"{golden.golden_file(experiment).name}: unchanged")
+    texts = {path: make() for path, make in golden.golden_texts().items()}
+    differences = {path: golden.difference(path, text) for path, text in texts.items()}
+    for path, difference in differences.items():
+        print(difference or f"{path.name}: unchanged")
         if write:
-            golden.golden_file(experiment).write_text(texts[experiment], encoding="utf-8")
+            path.write_text(texts[path], encoding="utf-8")
     return 0 if write else int(any(differences.values()))
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests import golden
 
 
-@pytest.mark.parametrize("experiment", golden.experiments())
-def test_a_recipe_is_the_one_under_review(experiment: str) -> None:
-    difference = golden.difference(experiment, golden.resolved(experiment))
+@pytest.mark.parametrize("path", golden.golden_texts(), ids=lambda path: path.name)
+def test_a_recipe_or_script_is_the_one_under_review(path: Path) -> None:
+    difference = golden.difference(path, golden.golden_texts()[path]())
     assert not difference, f"{difference}\n\nif that is meant: {golden.COMMAND}"
 
 
 def test_every_golden_file_is_of_an_experiment() -> None:
     assert {path.stem for path in golden.FOLDER.glob("*.txt")} == set(golden.experiments())
+    assert {path.stem for path in golden.FOLDER.glob("scripts/*")} == set(golden.SCRIPTS)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,6 @@ def test_every_golden_file_is_of_an_experiment() -> None:
     ],
 )
 def test_a_changed_recipe_shows_as_a_diff(override: str, removed: str, added: str) -> None:
-    difference = golden.difference("smoke", golden.resolved("smoke", override))
+    difference = golden.difference(golden.golden_file("smoke"), golden.resolved("smoke", override))
     assert removed in difference
     assert added in difference

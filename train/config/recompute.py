@@ -18,8 +18,3 @@ KINDS: dict[str, type | None] = {
 
 RecomputeConfig: TypeAlias = Annotated[AnyRecompute, "by kind", KINDS]
 """Validated as the class that `kind` names."""
-
-
-def kind_of(section: AnyRecompute) -> str:
-    """The `kind` of a validated section."""
-    return next(kind for kind, cls in KINDS.items() if cls is (None if section is None else type(section)))

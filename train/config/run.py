@@ -13,6 +13,7 @@ from torchtitan.tools.profiler import Profiler
 from data_pipelines.corpora.kinds import DataConfig
 from train.afmoe.config import ModelConfig
 from train.balance.config import BalanceConfig
+from train.cluster.config import AnyCluster
 from train.config.recompute import RecomputeConfig
 from train.engine.mesh import world_size
 from train.evaluation.config import ValidationConfig
@@ -70,6 +71,7 @@ class Sections:
     profiler: Profiler.Config
     metrics: MetricsConfig
     validation: ValidationConfig
+    cluster: AnyCluster
 
 
 @dataclass(frozen=True, kw_only=True)

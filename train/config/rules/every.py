@@ -10,9 +10,15 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
-from train.config.rules import data, machine, mesh, run
+from train.config.rules import cluster, data, machine, mesh, run
 
-RULES: tuple[Callable[..., str | None], ...] = (*run.RULES, *mesh.RULES, *data.RULES, *machine.RULES)
+RULES: tuple[Callable[..., str | None], ...] = (
+    *run.RULES,
+    *mesh.RULES,
+    *cluster.RULES,
+    *data.RULES,
+    *machine.RULES,
+)
 
 
 def broken_rules(sections: dict[str, Any], settings: dict[str, Any]) -> list[str]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torchtitan.config import CompileConfig, TrainingConfig
 from torchtitan.tools.utils import get_cuda_flash_attention_impl
 
 from train.afmoe.config import ModelConfig
+from train.cluster.config import GPUS_PER_NODE
 from train.loss.config import LossConfig
+
+
+def has_cuda(settings: dict[str, Any]) -> bool:
+    """Whether the ranks find a GPU: on this machine, or where a cluster is asked for some."""
+    cluster = settings.get("cluster") or {}
+    waits = cluster.get("kind") == "slurm" and "SLURM_JOB_ID" not in os.environ
+    return torch.cuda.is_available() or bool(waits and cluster.get("gpus_per_node", GPUS_PER_NODE))
 
 
 def cuda_graphs_are_off(training: TrainingConfig) -> str | None:
@@ -18,8 +28,8 @@ def cuda_graphs_are_off(training: TrainingConfig) -> str | None:
     return None
 
 
-def attention_needs_cuda(model: ModelConfig) -> str | None:
-    if model.attention in ("flex", "varlen") and not torch.cuda.is_available():
+def attention_needs_cuda(model: ModelConfig, settings: dict[str, Any]) -> str | None:
+    if model.attention in ("flex", "varlen") and not has_cuda(settings):
         return (
             f"model.attention={model.attention}: needs a CUDA device, and this machine has none; set auto or sdpa "
             "(FlexAttention has no backward pass on a CPU, FlashAttention not even a forward pass)"
@@ -58,8 +68,8 @@ def compiled_layers_are_bfloat16(compile: CompileConfig, training: TrainingConfi
     return None
 
 
-def liger_needs_cuda(loss: LossConfig) -> str | None:
-    if loss.kernel == "liger" and not torch.cuda.is_available():
+def liger_needs_cuda(loss: LossConfig, settings: dict[str, Any]) -> str | None:
+    if loss.kernel == "liger" and not has_cuda(settings):
         return "loss.kernel=liger: needs a CUDA device, and this machine has none; set torch"
     return None
 
