@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from data_pipelines.base.errors import ConfigError
 from train.config.run import Run
@@ -67,8 +67,8 @@ class Subject:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.cluster: Any = getattr(run, "cluster", None)
-        """The `cluster` section; None: this machine, or one on which ranks are started by hand."""
+        self.cluster = run.cluster
+        """None: this machine, or one on which ranks are started by hand."""
 
     @property
     def ranks_per_node(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from subprocess import TimeoutExpired
 
+from data_pipelines.base.errors import ConfigError
 from launch.checks.base import (
     FLOAT32_BYTES,
     Finding,
@@ -16,15 +17,16 @@ from launch.checks.base import (
     ask,
     count_gpus,
     fail,
+    failures,
     last_line,
     most_ranks_here,
     ok,
     size,
     warning,
 )
+from launch.slurm import queue
+from launch.slurm.options import job_options
 from train.engine.mesh import describe_mesh
-
-COMMANDS = ("sbatch", "srun", "scontrol", "squeue", "scancel")
 
 
 def mesh(subject: Subject) -> Iterator[Finding]:
@@ -81,53 +83,31 @@ def _smallest_gpu_bytes() -> int:
 
 def slurm(subject: Subject) -> Iterator[Finding]:
     """Would the controller take the job? Asked by `sbatch --test-only`, which queues nothing."""
-    if subject.cluster is None:
+    run, cluster = subject.run, subject.cluster
+    if cluster is None:
         return
-    if missing := [name for name in COMMANDS if not shutil.which(name)]:
-        yield fail(
-            f"{', '.join(missing)} not on PATH: nothing can be submitted from this machine",
-            "run this on a login node of the cluster, perhaps after `module load slurm`",
-        )
-        return
-    command = [
-        "sbatch",
-        "--test-only",
-        f"--nodes={subject.num_nodes}",
-        f"--ntasks-per-node={subject.ranks_per_node}",
-        *_options(subject),
-        "--wrap=true",
-    ]
     try:
-        answer = ask(command)
+        queue.require_slurm()
+        queue.check_partition(cluster.partition, nodes=subject.num_nodes, time=str(cluster.time))
+    except ConfigError as error:
+        yield from failures(error, "see `sinfo`")
+        return
+    options = job_options(run, cluster, log=Path(os.devnull))
+    asked = [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
+    try:
+        answer = ask(["sbatch", "--test-only", *asked, "--wrap=true"])
     except TimeoutExpired:
         yield fail("sbatch --test-only did not answer: the controller is away", "try again; `scontrol ping` says more")
         return
     if answer.returncode:
-        said = last_line(answer.stderr).removeprefix("allocation failure: ").removeprefix("sbatch: error: ")
+        said = last_line(answer.stderr).removeprefix("sbatch: error: ").removeprefix("allocation failure: ")
         yield fail(
-            f"SLURM refuses the job: {said} (asked: {shlex.join(command)})",
-            "change cluster.partition, account, qos, nodes, time or constraint; `sinfo` and `sacctmgr show assoc` say "
-            "what there is",
+            f"SLURM refuses the job: {said} (sbatch --test-only {shlex.join(asked)})",
+            "change cluster.account, qos, constraint, gpus_per_node, cpus_per_task or sbatch; `sinfo` and `sacctmgr "
+            "show assoc` say what there is",
         )
     else:
         yield ok(f"SLURM would take the job: {last_line(answer.stderr).removeprefix('sbatch: ')}")
-
-
-def _options(subject: Subject) -> list[str]:
-    """Of the section, what the controller decides by."""
-    cluster = subject.cluster
-    given = {name: getattr(cluster, name) for name in ("partition", "account", "qos", "time", "constraint")}
-    given["exclude"] = ",".join(cluster.exclude)
-    given["gpus-per-node"] = cluster.gpus_per_node or None
-    given["cpus-per-task"] = cluster.cpus_per_task
-    given |= cluster.sbatch
-    return [
-        f"--{name}={value}" if value != "" else f"--{name}" for name, value in given.items() if _is_given(name, value)
-    ]
-
-
-def _is_given(name: str, value: object) -> bool:
-    return value is not None and not (name == "exclude" and value == "")
 
 
 def files(subject: Subject) -> Iterator[Finding]:
@@ -155,24 +135,13 @@ def time_limit(subject: Subject) -> Iterator[Finding]:
     """The signal that comes before the limit must leave time to train."""
     if subject.cluster is None:
         return
-    limit, before = seconds_of(subject.cluster.time), subject.cluster.signal_before_s
+    limit, before = queue.seconds(str(subject.cluster.time)), subject.cluster.signal_before_s
     if before >= limit:
         yield fail(
             f"cluster.signal_before_s={before}: a job of cluster.time={subject.cluster.time} would be told to stop as "
             "it starts",
             "a longer cluster.time, or a smaller signal_before_s",
         )
-
-
-def seconds_of(time: str) -> int:
-    """sbatch(1), --time: minutes, m:s, h:m:s, days-h, days-h:m, days-h:m:s."""
-    days, dash, clock = time.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if dash:
-        hours, minutes, seconds = [*parts, 0, 0][:3]
-        return int(days) * 86_400 + hours * 3600 + minutes * 60 + seconds
-    hours, minutes, seconds = ([0, *parts, 0] if len(parts) == 1 else [0, *parts])[-3:]
-    return hours * 3600 + minutes * 60 + seconds
 
 
 CHECKS = (mesh, memory, slurm, files, time_limit)

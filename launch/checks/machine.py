@@ -22,7 +22,7 @@ from launch.checks.base import Finding, Subject, ask, count_gpus, fail, ok, size
 SHM_BYTES = 2**30
 """NCCL's buffers between the GPUs of a node; containers come with 64 MB."""
 JOB_PORTS = range(20_000, 30_000)
-"""Rendezvous of a job: 20000 + its number modulo 10000."""
+"""Where the ranks of a job meet, by its number (launch/slurm/job.sh)."""
 TORCHRUN_PORT = 29_500
 INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
@@ -113,6 +113,12 @@ def shared_memory(subject: Subject) -> Iterator[Finding]:
 
 def ports(subject: Subject) -> Iterator[Finding]:
     """Where ranks meet."""
+    if subject.cluster is not None and os.environ.get("MASTER_PORT"):
+        yield warning(
+            f"MASTER_PORT={os.environ['MASTER_PORT']} in this shell: every job would meet there, one in another's way",
+            "unset it: each start of a job then has a port of its own",
+        )
+        return
     if subject.cluster is not None:
         yield _job_ports(Path("/proc/sys/net/ipv4/ip_local_port_range"))
         return

@@ -131,7 +131,9 @@ def shared(subject: Subject) -> Iterator[Finding]:
     if subject.cluster is None or subject.num_nodes == 1:
         return
     run, data = subject.run, subject.run.data
-    paths = {"run.dir": run.run_dir, "checkpoint.folder": run.checkpoint_dir, "cluster.venv": subject.cluster.venv}
+    paths = {"run.dir": run.run_dir, "cluster.venv": subject.cluster.venv}
+    if not run.checkpoint_dir.resolve().is_relative_to(run.run_dir.resolve()):
+        paths["checkpoint.folder"] = run.checkpoint_dir
     paths |= {"data.dir": getattr(data, "dir", None), "data.tokenizer": data.tokenizer}
     paths |= {f"data.sources.{name}.train": getattr(one, "train", None) for name, one in _sources(data).items()}
     for setting, path in paths.items():
@@ -259,7 +261,7 @@ def measure_speed(path: Path) -> float:
         with path.open("wb", buffering=0) as file:
             while written < PROBE_BYTES and time.perf_counter() - started < PROBE_SECONDS:
                 written += file.write(piece)
-            os.fsync(file.fileno())
+                os.fsync(file.fileno())  # each time: else a slow disk has all of it to write after the time is over
         return written / (time.perf_counter() - started)
     finally:
         path.unlink(missing_ok=True)

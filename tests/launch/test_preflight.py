@@ -73,9 +73,9 @@ def test_no_recipe_fails_on_its_cluster_with_data(world: World, experiment: str)
     world.patch.setattr(environment, "environment", lambda names: with_cuda)
     usage = storage.shutil.disk_usage
     world.patch.setattr(storage.shutil, "disk_usage", lambda path: usage(path)._replace(free=10**15))
-    replicas = "parallelism.data_parallel_replicate_degree"
-    world.on_cluster(mesh="hsdp_ep8", gpus_per_node=8, ranks_per_node=8, time="7-00:00:00", signal_before_s=600)
-    world.set(f"{replicas}={16 if experiment == 'trinity_large' else 4}")
+    world.on_cluster("cluster.scratch=null", "cluster.nodes=null", mesh="hsdp_ep8", cluster="h100_256nodes")
+    replicas = 16 if experiment == "trinity_large" else 4
+    world.set(f"parallelism.data_parallel_replicate_degree={replicas}")
     assert bad(world.findings(), "fail") == []
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from launch.checks import base, machine
 from launch.checks.machine import _job_ports
-from tests.launch.checks.world import Fault, World, assert_found
+from tests.launch.checks.world import GPUS, Fault, World, assert_found
 
 
 def limited(number: int, soft: int, *, gpus: bool = False) -> Fault:
@@ -25,7 +25,7 @@ def limited(number: int, soft: int, *, gpus: bool = False) -> Fault:
         real = resource.getrlimit
         world.patch.setattr(resource, "getrlimit", lambda one: (soft, soft) if one == number else real(one))
         if gpus:
-            world.on_cluster(gpus_per_node=2)
+            world.on_cluster(*GPUS)
 
     return Fault(plant, "warning", f"is {soft}:")
 
@@ -44,6 +44,11 @@ def taken_port(world: World) -> None:
     holder.bind(("127.0.0.1", 0))
     holder.listen()
     world.patch.setenv("MASTER_PORT", str(holder.getsockname()[1]))
+
+
+def port_for_all(world: World) -> None:
+    world.on_cluster()
+    world.patch.setenv("MASTER_PORT", "29501")
 
 
 def with_umask(mask: int, level: str, says: str) -> Fault:
@@ -67,6 +72,7 @@ FAULTS = {
     "memory that cannot be pinned": limited(resource.RLIMIT_MEMLOCK, 65_536, gpus=True),
     "little shared memory": Fault(small_shm, "warning", "/dev/shm has 67.1 MB"),
     "port that is taken": Fault(taken_port, "warning", r"MASTER_PORT=\d+ is taken"),
+    "port for all jobs": Fault(port_for_all, "warning", "MASTER_PORT=29501 in this shell"),
     "port that is none": Fault(
         lambda world: world.patch.setenv("MASTER_PORT", "x"), "fail", "MASTER_PORT=x is no number"
     ),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from launch.checks import environment, packages
 from launch.checks.packages import PROJECT, read_requirements
-from tests.launch.checks.world import Fault, World, assert_found
+from tests.launch.checks.world import GPUS, Fault, World, assert_found
 
 NAMES = [requirement.name for requirement in read_requirements(PROJECT, liger=False)]
 
@@ -28,14 +27,14 @@ def login_has(world: World, **changes: str | None) -> None:
     world.patch.setattr(environment, "environment", lambda names: facts)
 
 
-def nodes_have(world: World, facts: dict[str, Any] | str, **cluster: Any) -> None:
+def nodes_have(world: World, facts: dict[str, Any] | str, *overrides: str) -> None:
     """A cluster.venv whose Python answers so."""
     python = world.folder / "venv/bin/python"
     python.parent.mkdir(parents=True)
     answer = facts if isinstance(facts, str) else f"cat <<'E'\n{json.dumps(facts)}\nE"
     python.write_text(f"#!/bin/sh\n{answer}\n")
     python.chmod(0o755)
-    world.on_cluster(venv=str(world.folder / "venv"), **cluster)
+    world.on_cluster(f"cluster.venv={world.folder}/venv", *overrides)
 
 
 FAULTS = {
@@ -47,7 +46,7 @@ FAULTS = {
         lambda world: login_has(world, hydra_core="1.2.0"), "warning", r"hydra-core 1\.2\.0 \(tested"
     ),
     "no environment for the ranks": Fault(
-        lambda world: world.on_cluster(venv="/nowhere"), "fail", "/nowhere/bin/python does not exist"
+        lambda world: world.on_cluster("cluster.venv=/nowhere"), "fail", "/nowhere/bin/python does not exist"
     ),
     "Python of the ranks that does not run": Fault(
         lambda world: nodes_have(world, "echo libpython3.11.so: cannot open >&2; exit 127"), "fail", "libpython"
@@ -62,7 +61,7 @@ FAULTS = {
         lambda world: nodes_have(world, here() | {"python": "3.10.2"}), "fail", r"Python 3\.10\.2, 3\.11 or newer"
     ),
     "CPU build on GPU nodes": Fault(
-        lambda world: nodes_have(world, here() | {"cuda": None}, gpus_per_node=2), "fail", "a build without CUDA"
+        lambda world: nodes_have(world, here() | {"cuda": None}, *GPUS), "fail", "a build without CUDA"
     ),
     "CPU build beside GPUs": Fault(
         lambda world: world.patch.setattr(packages, "count_gpus", lambda: 8),
@@ -70,7 +69,7 @@ FAULTS = {
         "8 GPUs: they would not be used",
     ),
     "image that cannot be looked into": Fault(
-        lambda world: world.on_cluster(container=SimpleNamespace(engine="pyxis", image="nvcr.io#a/b:1", mounts=[])),
+        lambda world: world.on_cluster("cluster.container={engine: pyxis, image: 'nvcr.io#a/b:1'}"),
         "warning",
         "nvcr.io#a/b:1 cannot be looked into",
     ),
@@ -92,7 +91,7 @@ def test_the_python_of_the_ranks_is_asked_and_found_to_be_like_this_one(world: W
     script = f'exec "{sys.executable}" "$@"'
     (world.folder / "venv/bin/python").write_text(f"#!/bin/sh\n{script}\n")
     (world.folder / "venv/bin/python").chmod(0o755)
-    world.on_cluster(venv=str(world.folder / "venv"))
+    world.on_cluster(f"cluster.venv={world.folder}/venv")
     assert any("has the same versions as this Python" in finding.what for finding in world.findings())
 
 

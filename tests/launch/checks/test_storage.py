@@ -70,7 +70,7 @@ def world_bytes(world: World) -> int:
 
 
 def late_signal(world: World) -> None:
-    world.on_cluster(signal_before_s=10)
+    world.on_cluster("cluster.signal_before_s=10")
     world.patch.setattr(storage, "measure_speed", lambda path: world_bytes(world) / 60)
 
 

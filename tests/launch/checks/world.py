@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,6 +20,8 @@ from launch.preflight import preflight
 from train.config import start
 from train.config.run import Run
 
+GPUS = ("cluster.gpus_per_node=2", "cluster.cpu_ranks_per_node=1")
+"""What makes GPU nodes of the test cluster's."""
 SBATCH = 'echo "sbatch: Job 7 to start at 2026-11-26T15:00:00 using 4 processors on nodes n[1-2]" >&2'
 
 
@@ -33,7 +34,6 @@ class World:
         self.patch = monkeypatch
         self.at_end = ExitStack()
         """What a fault holds open while preflight looks."""
-        self.cluster: SimpleNamespace | None = None
         self.bin = folder / "bin"
         self.bin.mkdir()
         for size in ("PROBE_BYTES", "PROBE_PIECE"):
@@ -58,18 +58,14 @@ class World:
         path.chmod(0o755)
         return path
 
-    def on_cluster(self, *, mesh: str = "hsdp_2x2_ep2", **changes: Any) -> None:
-        """Two nodes of two CPU ranks, and the mesh for them."""
-        for name in ("srun", "scontrol", "squeue", "scancel"):
-            self.command(name, "true")
+    def on_cluster(self, *overrides: str, mesh: str = "hsdp_2x2_ep2", cluster: str = "cpu_2nodes") -> None:
+        """Two nodes of two CPU ranks, unless another is named, and the mesh for them."""
         self.command("sbatch", SBATCH)
+        self.command("sinfo", "echo 'main*|256|infinite'")
+        for name in ("squeue", "scontrol"):
+            self.command(name, "true")
         self.patch.setattr(storage, "LOCAL_TYPES", ())
-        self.set(f"parallelism={mesh}")
-        section: dict[str, Any] = dict.fromkeys(("partition", "account", "qos", "nodes", "cpus_per_task", "venv"))
-        section |= {"constraint": None, "interface": None, "scratch": None, "modules": [], "exclude": [], "sbatch": {}}
-        section |= {"gpus_per_node": 0, "ranks_per_node": 2, "time": "1:00:00", "signal_before_s": 120}
-        section |= {"container": SimpleNamespace(engine="none", image="", mounts=[])}
-        self.cluster = SimpleNamespace(**(section | changes))
+        self.set(f"parallelism={mesh}", f"cluster={cluster}", *overrides)
 
     def compose(self, overrides: list[str]) -> dict[str, Any]:
         """As Hydra does, once for each list of overrides: it is most of the time that preflight takes here."""
@@ -79,15 +75,11 @@ class World:
     def read(self) -> Run:
         run, problems = configuration.read([*self.settings, f"run.dir={self.run_dir}"])
         assert run is not None, problems
-        object.__setattr__(run, "cluster", self.cluster)
         return run
 
     def findings(self) -> list[Finding]:
         run, problems = configuration.read([*self.settings, f"run.dir={self.run_dir}"])
-        if run is None:
-            return problems
-        object.__setattr__(run, "cluster", self.cluster)
-        return preflight(run)
+        return problems if run is None else preflight(run)
 
     def files(self) -> list[Path]:
         return sorted(self.folder.rglob("*"))
