@@ -48,7 +48,8 @@ class PlanLoader(BaseDataLoader):
             raise ValueError(f"the plan counts windows of {config.plan.seq_len} tokens, got training.seq_len={seq_len}")
         self._plan = config.plan
         self._sources = open_train(config.prepared)
-        _check_vocabulary(self._sources, config.vocab_size)
+        if problems := vocabulary_problems(self._sources, config.vocab_size):
+            raise DataError("\n".join(problems))
         self._intra_document = config.intra_document
         self._vocab_size = config.vocab_size
         self._num_ranks, self._rank = dp_world_size, dp_rank
@@ -98,14 +99,14 @@ class PlanLoader(BaseDataLoader):
         return split_window(tokens, source.window_edges(place.index, seq_len) if self._intra_document else [])
 
 
-def _check_vocabulary(sources: Mapping[str, TokenSource], vocab_size: int) -> None:
-    """What the manifests say, so that a wrong tokenizer is found before the first step."""
-    for source in sources.values():
-        if source.manifest.max_token_id >= vocab_size:
-            raise DataError(
-                f"{source.uri}: token ids up to {source.manifest.max_token_id}, beyond model.vocab_size={vocab_size}; "
-                "use the tokenizer that the model is made for, or raise model.vocab_size"
-            )
+def vocabulary_problems(sources: Mapping[str, TokenSource], vocab_size: int) -> list[str]:
+    """Each source whose manifest has ids beyond the model's: a wrong tokenizer is found before the first step."""
+    return [
+        f"{source.uri}: token ids up to {source.manifest.max_token_id}, beyond model.vocab_size={vocab_size}; "
+        "use the tokenizer that the model is made for, or raise model.vocab_size"
+        for source in sources.values()
+        if source.manifest.max_token_id >= vocab_size
+    ]
 
 
 def read_window(source: TokenSource, index: int, seq_len: int, vocab_size: int) -> np.ndarray:

@@ -75,6 +75,11 @@ def open_prepared(data: CorpusOptions | ShardsData) -> Prepared:
     return _open(data, root)
 
 
+def is_prepared(data: CorpusOptions) -> bool:
+    """Whether `prepare` has nothing to do. Raises ValueError where there is no corpus or no tokenizer as configured."""
+    return _is_ready(_root(data))
+
+
 def _root(data: CorpusOptions) -> Path:
     """The folder of `data`, whether it is there or not."""
     return Path(data.dir) / _key(data)

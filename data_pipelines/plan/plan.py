@@ -172,6 +172,11 @@ def make_plan(
     """
     sources = sorted(sources, key=lambda source: source.name)
     if mix is None:
+        if not any(source.num_windows for source in sources):
+            raise ValueError(
+                f"every source is shorter than one window of seq_len={seq_len} tokens; add text, or lower "
+                "training.seq_len"
+            )
         mix = {phase: {source.name: source.num_windows for source in sources} for phase in phases}
     if problems := mix_problems(mix, list(phases), [source.name for source in sources]):
         raise ValueError("; ".join(problems))

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpointer.utils import canonical_fqn
+from torchtitan.distributed.utils import set_spmd_backend
 
+from train.afmoe.config import ModelConfig
 from train.afmoe.decoder import Afmoe, moe_layers
+from train.afmoe.spec import afmoe_config
 from train.optim.config import OptimizerConfig
 from train.optim.groups import check_all_match, optimizers_config
 
@@ -82,6 +86,13 @@ def count(model: Afmoe, section: OptimizerConfig) -> list[Part]:
     visited = {} if moe is None else {ROUTED: Fraction(moe.top_k, moe.num_experts)}
     parts = [_part(*key, tensors=tensors, visited=visited.get(key[0], Fraction(1))) for key, tensors in alike.items()]
     return sorted(parts, key=lambda part: list(_KINDS.values()).index(part.kind))
+
+
+def count_whole(model: ModelConfig, section: OptimizerConfig) -> list[Part]:
+    """`count` of a model that is not sharded: one rank holds all of it."""
+    set_spmd_backend("partial_dtensor")
+    with torch.device("meta"):
+        return count(afmoe_config(model, seq_len=1).build(), section)
 
 
 def _counted(model: Afmoe) -> Iterator[tuple[str, Tensor]]:

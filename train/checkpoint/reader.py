@@ -52,6 +52,20 @@ class CheckpointReader:
         self.shapes = {name: tensor.size for name, tensor in self._tensors.items()}
         self._first_bytes: dict[tuple[str, int], int] = {}
 
+    def file_problems(self) -> list[str]:
+        """Each file of the checkpoint, training states too, that is missing or shorter than what lies in it."""
+        ends: dict[str, int] = {}
+        for place in self._storage.values():
+            ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
+        problems = []
+        for name, expected in sorted(ends.items()):
+            path = self.folder / name
+            if not path.is_file():
+                problems.append(f"{path} is missing; {DAMAGED}")
+            elif (got := path.stat().st_size) < expected:
+                problems.append(f"{path}: expected {expected:,} bytes, got {got:,}; {DAMAGED}")
+        return problems
+
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """The tensor in its stored dtype (float32), or the given rows of its dimension 0, from however many shards.
 

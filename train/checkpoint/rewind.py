@@ -25,30 +25,35 @@ def rewind(run_dir: Path, checkpoints: Path, step: int) -> str | None:
 
     Raises ConfigError where there is no complete checkpoint of `step`.
     """
-    asides = _asides(run_dir)
-    done = {number: _rewound_to(folder) for number, folder in asides.items()}
+    later_steps = steps_to_set_aside(run_dir, checkpoints, step)
+    if not later_steps:
+        return None
+    aside = run_dir / f"rewound-{max(_asides(run_dir), default=0) + 1}"
+    aside.mkdir()
+    if (run_dir / "metrics.jsonl").is_file():
+        shutil.copy2(run_dir / "metrics.jsonl", aside)  # the run cuts its own at the step that it goes on from
+    for later in later_steps:
+        os.rename(checkpoints / f"step-{later}", aside / f"step-{later}")
+    for link in checkpoints.glob("phase-*"):
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+    mark = {"step": step, "last_step": later_steps[-1]}
+    write_whole(aside / MARK, json.dumps(mark))  # last: one that was cut short goes on
+    return f"rewound to step {step}; what came after it is in {aside}"
+
+
+def steps_to_set_aside(run_dir: Path, checkpoints: Path, step: int) -> list[int]:
+    """Steps of the checkpoints after `step`; none where the rewind was done before. Raises ConfigError as `rewind`."""
+    done = {number: _rewound_to(folder) for number, folder in _asides(run_dir).items()}
     if done and done[max(done)] == step:
-        return None  # before the question whether it is there: the run may have gone on, and its checkpoint with age
+        return []  # before the question whether it is there: the run may have gone on, and its checkpoint with age
     steps = committed_steps(checkpoints)
     if step not in steps:
         there = ", ".join(map(str, steps)) or "none"
         raise ConfigError(
             [f"checkpoint.load_step={step}: {checkpoints} has no complete checkpoint of it; there: {there}"]
         )
-    if steps[-1] == step:
-        return None
-    aside = run_dir / f"rewound-{max(asides, default=0) + 1}"
-    aside.mkdir()
-    if (run_dir / "metrics.jsonl").is_file():
-        shutil.copy2(run_dir / "metrics.jsonl", aside)  # the run cuts its own at the step that it goes on from
-    for later in (other for other in steps if other > step):
-        os.rename(checkpoints / f"step-{later}", aside / f"step-{later}")
-    for link in checkpoints.glob("phase-*"):
-        if link.is_symlink() and not link.exists():
-            link.unlink()
-    mark = {"step": step, "last_step": steps[-1]}
-    write_whole(aside / MARK, json.dumps(mark))  # last: one that was cut short goes on
-    return f"rewound to step {step}; what came after it is in {aside}"
+    return [other for other in steps if other > step]
 
 
 def _asides(run_dir: Path) -> dict[int, Path]:

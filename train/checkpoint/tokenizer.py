@@ -24,20 +24,24 @@ def keep_tokenizer(run_dir: Path, source: Path) -> str:
 
     Raises ConfigError where the run has another one.
     """
-    kept, found = run_dir / FOLDER, TextEncoder(source, quiet=True).hash
-    if has_tokenizer(run_dir):
-        stored = TextEncoder(kept, quiet=True).hash
-        if stored != found:
-            raise ConfigError(
-                [
-                    f"{kept}: the run's tokenizer has hash {stored[:12]}, that of the data in {source} has "
-                    f"{found[:12]}; corpus or settings have changed: restore them, or choose another run.dir"
-                ]
-            )
-    elif is_rank_0():
-        with whole_folder(kept) as unfinished:
+    found = TextEncoder(source, quiet=True).hash
+    check_kept(run_dir, source, found)
+    if not has_tokenizer(run_dir) and is_rank_0():
+        with whole_folder(run_dir / FOLDER) as unfinished:
             copy_tokenizer(source, unfinished)
     return found
+
+
+def check_kept(run_dir: Path, source: Path, found: str) -> None:
+    """Raises ConfigError where the run has another tokenizer than that of `source`, whose hash was `found`."""
+    kept = run_dir / FOLDER
+    if has_tokenizer(run_dir) and (stored := TextEncoder(kept, quiet=True).hash) != found:
+        raise ConfigError(
+            [
+                f"{kept}: the run's tokenizer has hash {stored[:12]}, that of the data in {source} has "
+                f"{found[:12]}; corpus or settings have changed: restore them, or choose another run.dir"
+            ]
+        )
 
 
 def has_tokenizer(run_dir: Path) -> bool:

@@ -23,11 +23,8 @@ from train.metrics.jsonl import read_rows
 
 def open_run_dir(run: Run) -> None:
     """Makes the folder, or checks that what is there is this run. Raises ConfigError; changes nothing then."""
+    check_run_dir(run)
     stored = run.run_dir / "config.yaml"
-    if stored.is_file() and _has_results(run.run_dir):
-        settings = stored_settings(run.run_dir)
-        _check_same_run(settings, run.settings, run.run_dir)
-        _check_nothing_is_lost(settings["checkpoint"], run.settings["checkpoint"], run.run_dir)
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run.run_dir, os.W_OK):
@@ -36,6 +33,14 @@ def open_run_dir(run: Run) -> None:
             write_whole(stored, OmegaConf.to_yaml(OmegaConf.create(run.settings)))
     except OSError as error:
         raise ConfigError([f"run.dir={run.run_dir}: cannot be written ({error}); choose another folder"]) from error
+
+
+def check_run_dir(run: Run) -> None:
+    """Raises ConfigError where the folder holds another run, or this one would lose steps in it. Changes nothing."""
+    if (run.run_dir / "config.yaml").is_file() and _has_results(run.run_dir):
+        settings = stored_settings(run.run_dir)
+        _check_same_run(settings, run.settings, run.run_dir)
+        _check_nothing_is_lost(settings["checkpoint"], run.settings["checkpoint"], run.run_dir)
 
 
 def stored_settings(run_dir: Path) -> dict[str, Any]:

@@ -1,0 +1,151 @@
+"""launch/preflight.py: the command, its table, and no alarm where nothing is wrong."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.base.command import CONFIGS
+from launch import preflight
+from launch.checks import base, environment, storage
+from launch.checks.base import Finding, Subject, duration, fail, failures, ok, size, warning
+from tests.launch.checks import (
+    test_cluster,
+    test_configuration,
+    test_corpus,
+    test_machine,
+    test_packages,
+    test_resumption,
+    test_storage,
+    test_tokenizer,
+    test_wandb,
+)
+from tests.launch.checks.conftest import template, world  # noqa: F401  (fixtures)
+from tests.launch.checks.world import World
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+def bad(findings: list[Finding], *levels: str) -> list[str]:
+    return [
+        f"{finding.group}: {finding.what}" for finding in findings if finding.level in (levels or ("fail", "warning"))
+    ]
+
+
+def test_at_least_25_faults_are_planted() -> None:
+    modules: tuple[Any, ...] = (test_cluster, test_configuration, test_corpus, test_machine, test_packages)
+    modules += (test_resumption, test_storage, test_tokenizer, test_wandb)
+    assert sum(len(module.FAULTS) for module in modules) >= 25
+
+
+def test_a_run_that_can_start_here_has_no_alarm_and_leaves_nothing_behind(world: World) -> None:  # noqa: F811
+    before = world.files()
+    assert bad(world.findings()) == []
+    assert world.files() == before
+
+
+def test_nor_has_one_on_a_cluster(world: World) -> None:  # noqa: F811
+    world.on_cluster()
+    assert bad(world.findings()) == []
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_no_shipped_experiment_fails_for_a_reason_of_its_own(world: World, experiment: str) -> None:  # noqa: F811
+    """Recipes on shards, as they are, name no data: that is theirs to say and the user's to give."""
+    world.settings = [f"experiment={experiment}", "metrics.wandb=offline"]
+    without_data = {"corpus: data.sources is empty: no tokens to train on", "corpus: data.tokenizer is empty"}
+    assert set(bad(world.findings(), "fail")) in (set(), without_data)
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.startswith("trinity")])
+def test_no_recipe_fails_on_its_cluster_with_data(world: World, experiment: str) -> None:  # noqa: F811
+    data = [text for text in world.settings if text.startswith("data")]
+    world.settings = [f"experiment={experiment}", "metrics.wandb=offline", *data]
+    with_cuda = environment.environment(test_packages.NAMES) | {"cuda": "13.0"}
+    world.patch.setattr(environment, "environment", lambda names: with_cuda)
+    usage = storage.shutil.disk_usage
+    world.patch.setattr(storage.shutil, "disk_usage", lambda path: usage(path)._replace(free=10**15))
+    world.on_cluster("cluster.scratch=null", "cluster.nodes=null", mesh="hsdp_ep8", cluster="h100_256nodes")
+    replicas = 16 if experiment == "trinity_large" else 4
+    world.set(f"parallelism.data_parallel_replicate_degree={replicas}")
+    assert bad(world.findings(), "fail") == []
+
+
+def test_a_check_that_breaks_off_is_a_finding_and_the_others_go_on(world: World) -> None:  # noqa: F811
+    def broken(subject: Subject) -> list[Finding]:
+        raise RuntimeError("the moon is full")
+
+    world.patch.setattr(storage, "CHECKS", (broken, *storage.CHECKS))
+    findings = world.findings()
+    assert bad(findings) == ["storage: broken could not be checked: RuntimeError: the moon is full"]
+    assert len([finding for finding in findings if finding.group == "storage"]) > 1
+
+
+def test_the_table_has_the_remedy_below_its_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    findings = [
+        ok("all is well"),
+        warning("it is rather late for that, and dark", "go to bed"),
+        fail("no bed", "buy one"),
+    ]
+    assert preflight.table(findings) == (
+        "ok                      all is well\n"
+        "warning                 it is rather late for that, and dark\n"
+        "                        -> go to bed\n"
+        "fail                    no bed\n"
+        "                        -> buy one"
+    )
+    assert preflight.verdict(findings) == "1 ok, 1 warnings, 1 failed"
+
+
+def test_the_exit_code_is_2_where_something_fails(world: World, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    arguments = [*world.settings, f"run.dir={world.run_dir}"]
+    assert preflight.main(arguments) == 0
+    assert preflight.main([*arguments, "data.sources={}"]) == 2
+    assert "-> name the shards" in capsys.readouterr().out
+    assert preflight.main([*arguments, "training.seq_lenn=3"]) == 2
+    assert "did you mean seq_len?" in capsys.readouterr().out
+
+
+def test_problems_of_an_error_are_findings_with_their_remedies() -> None:
+    first, second = failures(ValueError("a=1: too small; raise it\nb is missing"), "add it")
+    assert (first.what, first.remedy) == ("a=1: too small", "raise it")
+    assert (second.what, second.remedy) == ("b is missing", "add it")
+
+
+def test_sizes_and_times_are_written_for_people() -> None:
+    assert [size(number) for number in (0, 999, 3.194e12, 5e16)] == ["0 B", "999 B", "3.19 TB", "50 PB"]
+    assert [duration(seconds) for seconds in (0.11, 42, 210, 9000)] == ["0.11 s", "42 s", "3.5 min", "2.5 h"]
+
+
+def test_the_largest_recipe_is_checked_within_20_s_and_speaks_within_1(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "launch.preflight",
+        "--json",
+        "experiment=trinity_large",
+        f"run.dir={tmp_path}/run",
+    ]
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    with subprocess.Popen(
+        [*command, "metrics.wandb=offline"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "preflight: reading the configuration\n"
+        assert time.monotonic() - started < 1.0
+        output, _ = process.communicate()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert process.returncode == 2
+    assert {finding["level"] for finding in json.loads(output)} == {"ok", "warning", "fail"}
+    # of the processor, since others may use this machine; writing takes 2 s more
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 15  # 7
+    assert base.size(3_194_005_229_568) in output  # weights and one state for each, two for those of AdamW
