@@ -8,6 +8,7 @@ L = MoE layers, E = experts.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from torchtitan import trainer as titan
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.distributed import utils as dist_utils
 
-from data_pipelines.base.errors import RunError
+from data_pipelines.base.errors import RUN_EXIT, RunError
 from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
 from train.afmoe.decoder import moe_layers
@@ -244,5 +245,5 @@ class Trainer(titan.Trainer):
 
     def close(self) -> None:
         if self.sinks is not None:
-            self.sinks.close()
+            self.sinks.close(exit_code=0 if sys.exc_info()[0] is None else RUN_EXIT)
         super().close()
