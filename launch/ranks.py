@@ -18,11 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE
+from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, RESUME_ADVICE
 from train.process.warm import STOP_SIGNALS, Main, nothing_left_behind, run_rank, shell_exit_code
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
     from torch.distributed.launcher.api import LaunchConfig
+
+
+SAVE_S = 600
+"""How long ranks that were asked to stop may take for their step and its checkpoint, before they are killed."""
 
 
 class Stopped(Exception):
@@ -82,6 +86,7 @@ def _launch_config(num_ranks: int, run_dir: Path) -> LaunchConfig:
         rdzv_endpoint="localhost:0",  # port 0: any free one, so that two runs can share a machine
         local_addr="127.0.0.1",  # else it asks the name service, which a laptop may not have
         max_restarts=0,
+        shutdown_timeout=SAVE_S,
         logs_specs=DefaultLogsSpecs(str(run_dir / "logs"), redirects=quiet),
         signals_to_handle=_signals_to_handle(),
     )
@@ -94,6 +99,8 @@ def _signals_to_handle() -> str:
 
 def _stop_for_failure(rank: int, exit_code: int, run_dir: Path) -> NoReturn:
     """exit_code: as subprocess counts it, -n for signal n."""
+    if exit_code == REQUEUE_EXIT:
+        raise Stopped(f"training stopped, as a rank was asked to. {RESUME_ADVICE}", exit_code=exit_code)
     how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
     lines = [f"training stopped: rank {rank} {how}."]
     if rank > 0:  # what rank 0 said is on the screen already

@@ -11,8 +11,9 @@
 
 Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value; a text with signs
 that mean something there is quoted twice, 'run.dir="/data/step=5"'. Starting the same command again goes on from the
-last complete checkpoint of run.dir. Exit status: 2 for what cannot work as configured, 3 for a run that had to stop,
-130 after Ctrl-C, 143 after SIGTERM; of several runs, that of the first that failed.
+last complete checkpoint of run.dir. SIGTERM or SIGUSR1 to any rank stops all after the same step, with a checkpoint.
+Exit status: 2 for what cannot work as configured, 3 for a run that had to stop, 10 after SIGTERM or SIGUSR1, 130 after
+Ctrl-C; of several runs, that of the first that failed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import parse_run, run_command, run_parser
-from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, RUN_EXIT, ConfigError, RunError, answers_errors
+from data_pipelines.base.errors import (
+    CONFIG_EXIT,
+    REQUEUE_EXIT,
+    RESUME_ADVICE,
+    RUN_EXIT,
+    ConfigError,
+    RunError,
+    answers_errors,
+)
 from data_pipelines.base.rank import is_rank_0
+from train.checkpoint.commits import committed_steps
 from train.engine.log import send_engine_log_to
+from train.process.starts import recorded
+from train.process.stop import StopWish, hearing_stop_signals
 from train.process.warm import run_warm, warm_up
 
 if TYPE_CHECKING:
@@ -35,9 +47,12 @@ if TYPE_CHECKING:
 
 
 # OSError: a damaged shard, which only the rank that read it knows of
-@answers_errors({ConfigError: CONFIG_EXIT, RunError: RUN_EXIT, OSError: RUN_EXIT})
+EXIT_CODES = {ConfigError: CONFIG_EXIT, RunError: RUN_EXIT, OSError: RUN_EXIT}
+
+
+@answers_errors(EXIT_CODES)
 def main(arguments: list[str]) -> int:
-    """Exit code: 0, CONFIG_EXIT or RUN_EXIT (data_pipelines/base/errors.py)."""
+    """Exit code: 0, CONFIG_EXIT, RUN_EXIT or REQUEUE_EXIT (data_pipelines/base/errors.py)."""
     args = parse(arguments)
     if args.multirun:
         return train_each(args.overrides, only_check=args.check)
@@ -46,25 +61,38 @@ def main(arguments: list[str]) -> int:
 
         say(shown(args, args.overrides))
         return 0
-    if not args.check:
-        stand_alone()
     announce("reading the configuration")
-    from train.config.start import checked_run
+    if args.check:
+        return print_check(args.overrides)
+    stand_alone()
+    with hearing_stop_signals() as wish:
+        return train_one(args.overrides, wish)
 
-    run = checked_run(args.overrides)
-    from train.config.owner import owned
-    from train.config.rundir import open_run_dir
+
+def print_check(overrides: list[str]) -> int:
+    from train.config.start import checked_run
     from train.config.summary import summary
 
-    if args.check:
-        say(summary(run))
-        return 0
+    say(summary(checked_run(overrides)))
+    return 0
+
+
+def train_one(overrides: list[str], wish: StopWish) -> int:
+    """From the configuration to the end of the run, or to the step after which it was asked to stop."""
+    from train.config.start import checked_run
+
+    run = checked_run(overrides)
+    from train.config.owner import owned
+    from train.config.rundir import open_run_dir
+
     with owned(run.run_dir):
         open_run_dir(run)
         rewind_to_load_step(run)
         announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
-        train(run)
-    return 0
+        with recorded(run.run_dir, run.checkpoint_dir, ranks=run.world_size, exit_codes=EXIT_CODES) as end:
+            if train(run, wish):
+                end.exit_code, end.reason = REQUEUE_EXIT, f"asked to stop by {wish or 'a signal to another rank'}"
+    return end.exit_code
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -116,26 +144,26 @@ def rewind_to_load_step(run: Run) -> None:
         )
 
 
-def train(run: Run) -> None:
+def train(run: Run, wish: StopWish) -> bool:
+    """Returns whether it was stopped before its last step, as it was asked to."""
     from train.loop.build import trainer_config
 
     send_engine_log_to(run.run_dir / "engine.log")
     try:
-        trainer = trainer_config(run).build()
+        trainer = trainer_config(run, wish).build()
     except (ValueError, OSError) as error:
         raise ConfigError(str(error).splitlines()) from error
     try:
         trainer.train()
     finally:
         trainer.close()
+    return trainer.is_stopped
 
 
 def resume_note(run: Run) -> str:
-    from train.checkpoint.commits import committed_steps
-
-    section = run.checkpoint
-    if steps := committed_steps(run.run_dir / section.folder):
+    if steps := committed_steps(run.checkpoint_dir):
         return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}"
+    section = run.checkpoint
     return f"starting at {section.initial_load_path}" if section.initial_load_path else "starting"
 
 

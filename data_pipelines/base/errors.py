@@ -12,6 +12,9 @@ CONFIG_EXIT = 2
 """Exit code of a configuration, run directory or corpus that cannot work as given."""
 RUN_EXIT = 3
 """Exit code of a run that had to stop: non-finite numbers, a full disk, W&B that does not start."""
+REQUEUE_EXIT = 10
+"""Exit code of a run that was asked to stop: its checkpoint is complete, or it had nothing to save yet. RESUME_ADVICE
+holds."""
 DATA_EXIT = 1
 """Exit code of the commands of data_pipelines, whatever was wrong with the data."""
 

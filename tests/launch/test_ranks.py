@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 from torch.distributed.launcher.api import LaunchConfig
 
-from data_pipelines.base.errors import RESUME_ADVICE
+from data_pipelines.base.errors import REQUEUE_EXIT, RESUME_ADVICE
 from launch import ranks
 from launch.ranks import Stopped, launch_ranks
 from train.process.warm import LINGER_S, STOP_SIGNALS, Main, run_warm, start_warm, warm_up
@@ -72,6 +72,10 @@ def fail_on_rank_1(arguments: list[str]) -> int:
         return 7
     time.sleep(60)
     return 0
+
+
+def stop_as_asked(arguments: list[str]) -> int:
+    return REQUEUE_EXIT
 
 
 def raise_on_rank_1(arguments: list[str]) -> int:
@@ -132,6 +136,12 @@ def test_a_failed_rank_stops_the_others_and_its_exit_code_and_last_words_are_kep
     assert "rank 1 ended with exit code 7" in str(stop)
     assert "  | disk full" in str(stop)
     assert RESUME_ADVICE in str(stop)
+
+
+def test_ranks_that_were_asked_to_stop_have_not_failed(tmp_path: Path) -> None:
+    stop = stopped(stop_as_asked, tmp_path)
+    assert stop.exit_code == REQUEUE_EXIT
+    assert str(stop) == f"training stopped, as a rank was asked to. {RESUME_ADVICE}"
 
 
 def test_an_unexpected_exception_is_kept_with_its_traceback(tmp_path: Path) -> None:

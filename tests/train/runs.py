@@ -1,4 +1,4 @@
-"""Starts the real program on ranks of this machine, and kills a rank where a test wants it killed.
+"""Starts the real program on ranks of this machine, and sends a signal to a rank where a test wants that.
 
 A rank is a process of its own that calls train.__main__.main, forked from the server of launch/ranks.py. That module's
 launch_ranks is not used: a test wants to know how every rank ended, not only the first that failed.
@@ -7,6 +7,7 @@ launch_ranks is not used: a test wants to know how every rank ended, not only th
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -32,10 +33,11 @@ Hook = Callable[[], None]
 
 
 class Kill(NamedTuple):
-    """SIGKILL for `rank` as soon as metrics.jsonl has a row of `step`."""
+    """A signal to `rank` as soon as metrics.jsonl has a row of `step`."""
 
     rank: int
     step: int
+    number: int = signal.SIGKILL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def _run(
     try:
         if kill is not None:
             _wait_for_row(run_dir, kill.step, ranks)
-            ranks[kill.rank].kill()
+            _send(ranks[kill.rank], kill.number)
         _wait(ranks)
     finally:
         for rank in ranks:
@@ -109,6 +111,11 @@ def _end_at_once() -> None:
     from torchtitan import trainer
 
     trainer.time = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})  # type: ignore[assignment]
+
+
+def _send(rank: ForkServerProcess, number: int) -> None:
+    assert rank.pid is not None
+    os.kill(rank.pid, number)
 
 
 def _wait_for_row(run_dir: Path, step: int, ranks: list[ForkServerProcess]) -> None:

@@ -33,6 +33,7 @@ from train.formats.hf_names import hf_config
 from train.import_hf import import_hf, main
 from train.loop.build import trainer_config
 from train.metrics.jsonl import read_rows
+from train.process.stop import StopWish
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # DCP, in this process: as intended
 
@@ -225,7 +226,7 @@ def test_torchtitans_flag_for_hugging_face_folders_is_refused(small, published):
     flags = ["checkpoint.initial_load_in_hf=true", "checkpoint.initial_load_model_only=true"]
     command = [*small, *mesh(shards=1, expert_ranks=1), *flags, f"checkpoint.initial_load_path={published}"]
     with pytest.raises(ConfigError, match=r"checkpoint\.initial_load_in_hf: must be false; the folder shows what"):
-        trainer_config(check(compose(command)))
+        trainer_config(check(compose(command)), StopWish())
 
 
 Damage = Callable[[Path], object]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import resource
 import shutil
+import signal
 import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT
+from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, RUN_EXIT
 from data_pipelines.corpora.files import FilesData, FileSource
 from data_pipelines.corpora.preparation import prepare
 from data_pipelines.shards.manifest import Manifest
@@ -20,6 +21,7 @@ from data_pipelines.shards.writer import ShardWriter
 from tests.train.runs import Kill, Result, run
 from train.checkpoint.commits import committed_steps
 from train.metrics.jsonl import read_rows
+from train.process.starts import read_events
 
 STDLIB = sysconfig.get_path("stdlib")
 SOURCES = {"code": f"{STDLIB}/asyncio/*.py", "prose": f"{STDLIB}/email/*.py", "stem": f"{STDLIB}/unittest/*.py"}
@@ -54,6 +56,8 @@ MESHES = {  # name -> replicas, shards, expert ranks
 }
 WHOLE = ("1 rank", "2 x 2, EP 2")
 """Meshes on which a run is let through to its end. That all meshes compute the same: test_meshes.py."""
+STOP = Kill(rank=2, step=2, number=signal.SIGUSR1)
+"""Before a checkpoint is due, to a rank that writes no rows."""
 KILLS = {  # the rank differs too: the one that writes rows and commits checkpoints, and others
     "as the batch ramps up": Kill(rank=1, step=RAMP_STEP - 1),
     "at a phase edge": Kill(rank=0, step=EDGE_STEP),
@@ -121,8 +125,15 @@ def loss_norm_digest(result: Result) -> list[tuple]:
 
 
 @pytest.fixture(scope="module")
-def killed(small: list[str], folder: Path) -> dict[str, Result]:
-    """One run that is killed three times, in the order of KILLS."""
+def stopped(small: list[str], folder: Path) -> tuple[Result, list[int]]:
+    """A run that is asked to stop, and the checkpoints that it has then."""
+    result = run([*small, *mesh("2 x 2, EP 2")], run_dir=folder / "killed", num_ranks=4, kill=STOP)
+    return result, committed_steps(folder / "killed/checkpoint")
+
+
+@pytest.fixture(scope="module")
+def killed(stopped: tuple[Result, list[int]], small: list[str], folder: Path) -> dict[str, Result]:
+    """The same run, which is then killed three times, in the order of KILLS."""
     command = [*small, *mesh("2 x 2, EP 2")]
     return {name: run(command, run_dir=folder / "killed", num_ranks=4, kill=kill) for name, kill in KILLS.items()}
 
@@ -130,6 +141,18 @@ def killed(small: list[str], folder: Path) -> dict[str, Result]:
 @pytest.fixture(scope="module")
 def resumed(killed: dict[str, Result], small: list[str], folder: Path) -> Result:
     return run([*small, *mesh("2 x 2, EP 2")], run_dir=folder / "killed", num_ranks=4)
+
+
+def test_a_signal_to_one_rank_stops_all_of_them_after_one_step_with_a_checkpoint(stopped, killed, folder):
+    result, checkpoints = stopped
+    assert result.exit_codes == [REQUEUE_EXIT] * 4, result.output
+    assert checkpoints == [len(result.rows)]
+    assert STOP.step <= len(result.rows) <= STOP.step + 2  # one row may be written before the signal is sent
+    following = killed[next(iter(KILLS))]
+    assert f"going on after step {checkpoints[0]} of {NUM_STEPS}" in following.output
+    start, end = read_events(folder / "killed")[:2]
+    assert (start["event"], start["step"], start["ranks"], start["job"]) == ("start", 0, 4, None)
+    assert (end["event"], end["step"], end["exit_code"]) == ("end", checkpoints[0], REQUEUE_EXIT)
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -146,11 +169,11 @@ def test_a_killed_run_went_on_from_its_last_complete_checkpoint(killed, resumed,
     assert any(f"going on after step {step} of {NUM_STEPS}" in following.output for step in expected)
 
 
-def test_after_every_kill_the_rows_are_bitwise_those_of_an_uninterrupted_run(finished, killed, resumed):
+def test_after_every_kill_the_rows_are_bitwise_those_of_an_uninterrupted_run(finished, stopped, killed, resumed):
     expected = loss_norm_digest(finished["2 x 2, EP 2"])
     assert resumed.exit_codes == [0] * 4, resumed.output
     assert loss_norm_digest(resumed) == expected
-    for result in killed.values():
+    for result in (stopped[0], *killed.values()):
         assert loss_norm_digest(result) == expected[: len(result.rows)]
 
 

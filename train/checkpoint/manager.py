@@ -59,10 +59,15 @@ class Checkpoints(CheckpointManager):
         super().__init__(config, **kwargs)
         self.config = config
         self._save_seconds = 0.0
+        self._asked_for: int | None = None
 
     def is_due(self, step: int) -> bool:
-        """Whether `step` ends with a checkpoint."""
-        return self.enable and self._should_save(step, last_step=step == self.config.last_step)
+        """Whether `step` ends with a checkpoint, whatever happens."""
+        return self.enable and self._is_regular(step, last_step=step == self.config.last_step)
+
+    def save_after(self, step: int) -> None:
+        """Makes `step` end with a checkpoint too."""
+        self._asked_for = step
 
     def pop_save_seconds(self) -> float:
         """Time spent in saving since the last call."""
@@ -70,8 +75,12 @@ class Checkpoints(CheckpointManager):
         return seconds
 
     def _should_save(self, curr_step: int, last_step: bool = False) -> bool:
-        is_milestone = curr_step in self.config.milestones and not self.load_only
-        return is_milestone or super()._should_save(curr_step, last_step)
+        is_asked_for = self.enable and curr_step == self._asked_for and not self.load_only
+        return is_asked_for or self._is_regular(curr_step, last_step)
+
+    def _is_regular(self, step: int, last_step: bool) -> bool:
+        is_milestone = step in self.config.milestones and not self.load_only
+        return is_milestone or super()._should_save(step, last_step)
 
     @torch.no_grad()
     def _save(self, curr_step: int, last_step: bool = False) -> bool:

@@ -22,10 +22,14 @@ from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss
 from train.metrics.wandb_files import run_id
 from train.optim.groups import optimizers_config
+from train.process.stop import StopWish
 
 
-def trainer_config(run: Run) -> Trainer.Config:
-    """Raises ConfigError, ValueError or OSError where settings and data do not go together."""
+def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
+    """wish: what the loop looks at after each step.
+
+    Raises ConfigError, ValueError or OSError where settings and data do not go together.
+    """
     _check_initial(run)
     prepared = prepare(run.data)
     check_tokenizer(prepared, run.model)
@@ -34,6 +38,7 @@ def trainer_config(run: Run) -> Trainer.Config:
         record_data(run.run_dir, plan, prepared, run.timeline.ramp)
     return Trainer.Config(
         run=run,
+        wish=wish,
         held_out=held_out(run, prepared),
         dump_folder=str(run.run_dir),
         hf_assets_path=prepared.tokenizer_dir,

@@ -51,6 +51,8 @@ class Totals(NamedTuple):
     """What the MoE layers of all ranks counted: int64 loads, the rest float64."""
     digest: str
     """Of the windows of the global batch, 16 hex digits."""
+    stop: bool
+    """Whether any rank was asked to stop."""
 
 
 class _OverMicrobatches(NamedTuple, Generic[Figure]):
@@ -71,6 +73,7 @@ class _Sums(NamedTuple):
     counts_LE: Tensor
     balance_loss_L: Tensor
     router_L3: Tensor
+    stop_wishes: Tensor
 
 
 class _Maxima(NamedTuple):
@@ -98,11 +101,13 @@ def total(
     *,
     digest: int,
     num_sequences: int,
+    wants_stop: bool,
     group: dist.ProcessGroup | None,
 ) -> Totals:
     """In two collectives, one for sums and one for maxima, however many figures there are.
 
-    digest: of this rank's windows; num_sequences: of the whole step; group: the ranks that share its batch (None: one).
+    digest: of this rank's windows; num_sequences: of the whole step; wants_stop: whether this rank was asked to stop;
+    group: the ranks that share the batch (None: one).
     """
     losses_M = microbatches.cross_entropy_M / microbatches.labelled_M.clamp(min=1)  # a microbatch may have no label
     own = _OverMicrobatches(
@@ -120,6 +125,7 @@ def total(
         counts_LE=tallies.counts_LE,
         balance_loss_L=tallies.balance_loss_L,
         router_L3=tallies.router_L3,
+        stop_wishes=torch.tensor([float(wants_stop)], device=losses_M.device),
     )
     own_maxima = _Maxima(
         mean_loss=losses_M.max(), logit=microbatches.max_logit_M.max(), router_logit_L=tallies.max_logit_L
@@ -142,6 +148,7 @@ def total(
             max_logit_L=maxima.router_logit_L,
         ),
         digest=format_digest(sums.digest_halves.tolist()),
+        stop=bool(sums.stop_wishes),
     )
 
 

@@ -42,6 +42,7 @@ from train.metrics.row import Speed, Validated
 from train.metrics.sinks import Sinks, open_sinks
 from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
+from train.process.stop import StopWish
 from train.schedule.timeline import Step, split_batch
 
 
@@ -51,6 +52,7 @@ class Trainer(titan.Trainer):
     @dataclass(kw_only=True, slots=True)
     class Config(titan.Trainer.Config):
         run: Run
+        wish: StopWish
         held_out: dict[str, Batch] = field(default_factory=dict)
         """Source -> held-out windows."""
 
@@ -88,6 +90,15 @@ class Trainer(titan.Trainer):
         self.initial_validation: dict[str, float] = {}
         self.sinks: Sinks | None = None
         self.stopwatch = Stopwatch()
+        self.is_stopped = False
+        """Whether the ranks have agreed to stop before the last step."""
+
+    def train(self) -> None:
+        super().train()
+        dist.barrier()  # a launcher that sees one rank end with REQUEUE_EXIT kills the others
+
+    def should_continue_training(self) -> bool:
+        return super().should_continue_training() and not self.is_stopped
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """One optimizer step: step `self.step` of the timeline."""
@@ -105,6 +116,8 @@ class Trainer(titan.Trainer):
         with self.stopwatch("optimizer"):
             rates = self._update(totals)
         self._record(step, totals, grad_norm, rates)
+        if totals.stop:
+            self._stop_after(step)
 
     def _begin(self, step: Step) -> None:
         """Before the first step of this process: is the data where the timeline is? Then rows go on after the last."""
@@ -170,11 +183,13 @@ class Trainer(titan.Trainer):
         return float(norm)
 
     def _total(self, step: Step, figures: Microbatches) -> Totals:
+        self.config.wish.can_wait()
         return total(
             figures,
             take_([layer.tally for layer in self.balancer.layers]),
             digest=self.dataloader.pop_digest(),
             num_sequences=step.num_windows,
+            wants_stop=bool(self.config.wish),
             group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
         )
 
@@ -212,6 +227,11 @@ class Trainer(titan.Trainer):
         self.sinks.write(row)
         if self.balancer.config.alarm.stop:
             stop_at_alarm(row)
+
+    def _stop_after(self, step: Step) -> None:
+        """Makes `step` the last of this process, and torchtitan's loop, which saves next, save it."""
+        self.is_stopped = step.number < self.config.training.steps
+        self.checkpointer.save_after(step.number)
 
     def _validate(self, step: Step) -> Validated:
         """Held-out losses where the step ends with a checkpoint, and in step 1 those of the untrained model."""

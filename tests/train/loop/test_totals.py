@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from train.afmoe.tally import Tallies
-from train.loop.totals import Microbatches, stack, total
+from train.loop.totals import Microbatches, Totals, stack, total
 from train.loss.sums import LossSums
 
 
@@ -32,8 +32,8 @@ TALLIES = Tallies(
 )
 
 
-def step(microbatches: Microbatches = MICROBATCHES):  # type: ignore[no-untyped-def]
-    return total(microbatches, TALLIES, digest=2**64 - 1, num_sequences=2, group=None)
+def step(microbatches: Microbatches = MICROBATCHES, *, wants_stop: bool = False) -> Totals:
+    return total(microbatches, TALLIES, digest=2**64 - 1, num_sequences=2, wants_stop=wants_stop, group=None)
 
 
 def test_means_are_over_tokens_not_over_microbatches() -> None:
@@ -60,6 +60,11 @@ def test_what_the_layers_counted_comes_through() -> None:
     assert totals.routing.router_L3.tolist() == [[16.0, 80.0, 6.0]]
     assert totals.routing.max_logit_L.tolist() == [4.0]
     assert totals.digest == "f" * 16
+
+
+def test_a_step_is_the_last_where_a_rank_was_asked_to_stop() -> None:
+    assert step(wants_stop=True).stop
+    assert not step().stop
 
 
 def test_a_microbatch_without_a_label_is_no_nan() -> None:

@@ -1,0 +1,91 @@
+"""<run>/starts.jsonl: each start of a run and how it ended, for whoever decides whether to start it once more.
+
+One JSON object a line, appended in one write, so that two writers do not mix. A start whose process was killed has no
+end. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.base.rank import is_rank_0
+from train.checkpoint.commits import committed_steps
+
+FILE_NAME = "starts.jsonl"
+
+
+@dataclass
+class End:
+    """How a start ended, as far as it is known."""
+
+    exit_code: int = 0
+    reason: str = "reached its last step"
+
+
+@contextmanager
+def recorded(
+    run_dir: Path, checkpoint_dir: Path, *, ranks: int, exit_codes: Mapping[type[Exception], int]
+) -> Iterator[End]:
+    """Writes a start before the block and its end after it, each with the step of the last complete checkpoint.
+
+    The block may say how it ended; for errors that is known. exit_codes: of those that the command answers.
+    """
+    append_event(
+        run_dir,
+        "start",
+        host=socket.gethostname(),
+        job=os.environ.get("SLURM_JOB_ID"),
+        restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        nodes=os.environ.get("SLURM_JOB_NODELIST"),
+        ranks=ranks,
+        step=last_step(checkpoint_dir),
+    )
+    end = End()
+    try:
+        yield end
+    except BaseException as error:
+        end.exit_code = next((code for kind, code in exit_codes.items() if isinstance(error, kind)), 1)
+        end.reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        append_event(run_dir, "end", step=last_step(checkpoint_dir), exit_code=end.exit_code, reason=end.reason)
+
+
+def last_step(checkpoint_dir: Path) -> int:
+    """Of the last complete checkpoint; 0 where there is none."""
+    return max(committed_steps(checkpoint_dir), default=0)
+
+
+def append_event(run_dir: Path, event: str, **what: Any) -> None:
+    """Adds a line. On rank 0; elsewhere nothing."""
+    if not is_rank_0():
+        return
+    line = json.dumps({"event": event, "time": time.time(), **what}) + "\n"
+    descriptor = os.open(run_dir / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_events(run_dir: Path) -> list[dict[str, Any]]:
+    """In their order; without a line that is torn or that somebody else wrote."""
+    path = run_dir / FILE_NAME
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return [dict(event) for event in map(_event, lines) if event is not None]
+
+
+def _event(line: str) -> Mapping[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
