@@ -21,16 +21,25 @@ WHERE = ("host", "nodes", "job", "ranks", "step")
 """Keys of a start that are shown."""
 
 
+class History(NamedTuple):
+    """What a run is when a start of it opens its sinks."""
+
+    events: Sequence[Event] = ()
+    """Lines of starts.jsonl, this start's included."""
+    rewinds: Sequence[Event] = ()
+    """{"step": gone back to, "last_step": of the last checkpoint then} of each, in their order."""
+    code: Mapping[str, Any] = {}
+    """Version of the code (train/process/code.py)."""
+
+
 class Alert(NamedTuple):
     title: str
     text: str
 
 
-def marks(events: Sequence[Event], rewinds: Sequence[Event], *, told: int, rewinds_told: int) -> dict[str, Any]:
-    """What the next row carries: of `events` those after the first `told`, of `rewinds` likewise. Empty: nothing new.
-
-    rewinds: {"step": gone back to, "last_step": of the last checkpoint then}, in their order.
-    """
+def marks(history: History, *, told: int, rewinds_told: int) -> dict[str, Any]:
+    """What the next row carries: of events those after the first `told`, of rewinds likewise. Empty: no news."""
+    events, rewinds = history.events, history.rewinds
     new, new_rewinds = events[told:], rewinds[rewinds_told:]
     figures: dict[str, Any] = {}
     if any(event["event"] == "start" for event in new):

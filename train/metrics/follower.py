@@ -24,11 +24,9 @@ from threading import Event, Thread
 from typing import Any, Protocol
 
 from data_pipelines.base.files import write_whole
-from train.checkpoint.rewind import read_rewinds
-from train.metrics.events import Alert, alerts, marks
+from train.metrics.events import Alert, History, alerts, marks
 from train.metrics.jsonl import FILE_NAME
 from train.metrics.row import Row
-from train.process.starts import read_events
 
 STATE_FILE = "wandb_state.json"
 RETRY_S = 300.0
@@ -74,6 +72,7 @@ class Follower:
     run_dir: Path
     resume_step: int
     """Rows up to it were written by earlier starts."""
+    history: History
     connect: Callable[[State], Client]
     first_failure: Exception | None = None
     """Why the first attempt to reach W&B failed."""
@@ -132,10 +131,10 @@ class Follower:
 
     def _follow(self, client: Client, state: State) -> None:
         """Until the run closes and everything is sent."""
-        events, rewinds = read_events(self.run_dir), read_rewinds(self.run_dir)
+        events, rewinds = self.history.events, self.history.rewinds
         if len(rewinds) > state.rewinds:
             state.shift = max(state.shift, client.logged - rewinds[-1]["step"])
-        extra = marks(events, rewinds, told=state.events, rewinds_told=state.rewinds)
+        extra = marks(self.history, told=state.events, rewinds_told=state.rewinds)
         for alert in alerts(events, told=state.events):
             client.alert(alert)
         logged = client.logged

@@ -9,6 +9,7 @@ from typing import Any
 from data_pipelines.base.rank import is_rank_0
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
+from train.metrics.events import History
 from train.metrics.jsonl import FILE_NAME, JsonLines, read_rows
 from train.metrics.row import Row, Sink
 from train.metrics.spikes import WINDOW, SpikeAlarm
@@ -36,17 +37,30 @@ class Sinks:
 
 
 def open_sinks(
-    config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any], timeline: Timeline, resume_step: int
+    config: MetricsConfig,
+    *,
+    run_dir: Path,
+    name: str,
+    settings: dict[str, Any],
+    timeline: Timeline,
+    resume_step: int,
+    history: History,
 ) -> Sinks:
     """The sinks of this rank for the steps after `resume_step`: all on rank 0, none elsewhere.
 
-    name, settings: what W&B shows as the run's name and configuration.
+    name, settings, history: what W&B shows as the run's name, its configuration and its starts.
     """
     if not is_rank_0():
         return Sinks([])
     sinks: list[Sink] = [JsonLines(run_dir / FILE_NAME, resume_step=resume_step)]
     sinks += start_wandb(
-        config, run_dir=run_dir, name=name, settings=settings, timeline=timeline, resume_step=resume_step
+        config,
+        run_dir=run_dir,
+        name=name,
+        settings=settings,
+        timeline=timeline,
+        resume_step=resume_step,
+        history=history,
     )
     if config.console:
         seen = timeline.step(resume_step + 1).first_window * timeline.seq_len

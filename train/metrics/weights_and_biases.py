@@ -9,12 +9,10 @@ from typing import Any
 
 from data_pipelines.base.errors import REQUEUE_EXIT, RunError
 from train.metrics.config import MetricsConfig
-from train.metrics.events import Alert, starts
+from train.metrics.events import Alert, History, starts
 from train.metrics.follower import Follower, State
 from train.metrics.row import Row
 from train.metrics.wandb_files import last_logged, mend, record_files, run_id
-from train.process.code import code_version
-from train.process.starts import read_events
 from train.schedule.timeline import Timeline
 
 EVERY_LAYER = ("by_layer", "max_violation_by_layer")
@@ -40,6 +38,7 @@ class WandB:
         name: str,
         settings: dict[str, Any],
         phases: dict[str, dict[str, int]],
+        history: History,
     ):
         """settings: the whole resolved configuration; phases: see `phases_of`."""
         import wandb
@@ -57,7 +56,7 @@ class WandB:
             resume="allow",  # offline too: it tells `wandb sync` to go on behind what is there
             mode=config.wandb,
             dir=run_dir,
-            config={**settings, "phases": phases, "code": code_version(), "starts": starts(read_events(run_dir))},
+            config={**settings, "phases": phases, "code": dict(history.code), "starts": starts(history.events)},
             allow_val_change=True,
             settings=wandb.Settings(silent=True, console="off"),
         )
@@ -118,7 +117,14 @@ def phases_of(timeline: Timeline) -> dict[str, dict[str, int]]:
 
 
 def start_wandb(
-    config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any], timeline: Timeline, resume_step: int
+    config: MetricsConfig,
+    *,
+    run_dir: Path,
+    name: str,
+    settings: dict[str, Any],
+    timeline: Timeline,
+    resume_step: int,
+    history: History,
 ) -> list[Follower]:
     """The W&B sink, or none where it is disabled.
 
@@ -127,8 +133,9 @@ def start_wandb(
     """
     if config.wandb == "disabled":
         return []
-    connect = partial(WandB, config, run_dir=run_dir, name=name, settings=settings, phases=phases_of(timeline))
-    follower = Follower(run_dir, resume_step, connect)
+    phases = phases_of(timeline)
+    connect = partial(WandB, config, run_dir=run_dir, name=name, settings=settings, phases=phases, history=history)
+    follower = Follower(run_dir, resume_step, history, connect)
     if resume_step == 0 and (error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S)) and config.wandb_required:
         follower.give_up()
         raise RunError(
