@@ -33,6 +33,8 @@ RETRY_S = 300.0
 """From one attempt to reach W&B to the next."""
 CLOSE_S = 30.0
 """How long the end of a run waits for W&B: less than a cluster gives a job after its signal."""
+MARKS_KEPT = 20
+"""One could do, if no two starts in a row were killed."""
 STEP = re.compile(rb'\{"step": (\d+)[,}]')
 
 
@@ -44,10 +46,13 @@ class State:
     """Last step of W&B at the last orderly end: offline folders go once they are uploaded."""
     shift: int = 0
     """W&B's step less the run's."""
-    rewinds: int = 0
-    """Rewinds that the shift covers, and that were marked."""
-    events: int = 0
-    """Lines of starts.jsonl that were marked."""
+    marks: list[tuple[int, int, int]] = field(default_factory=list)
+    """(W&B's step, lines of starts.jsonl, rewinds) of the last steps with marks: what had happened until then."""
+
+    def told_until(self, logged: int) -> tuple[int, int]:
+        """(lines of starts.jsonl, rewinds) that W&B knows of, whose last step is `logged`: a row with marks may be
+        among those that it has lost."""
+        return next(((events, rewinds) for step, events, rewinds in reversed(self.marks) if step <= logged), (0, 0))
 
 
 class Client(Protocol):
@@ -108,7 +113,8 @@ class Follower:
     def give_up(self) -> None:
         """Ends without waiting for anything."""
         self._closing.set()
-        end_service()
+        if not self._tried.is_set():
+            end_service()
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -131,18 +137,18 @@ class Follower:
 
     def _follow(self, client: Client, state: State) -> None:
         """Until the run closes and everything is sent."""
-        events, rewinds = self.history.events, self.history.rewinds
-        if len(rewinds) > state.rewinds:
-            state.shift = max(state.shift, client.logged - rewinds[-1]["step"])
-        extra = marks(self.history, told=state.events, rewinds_told=state.rewinds)
-        for alert in alerts(events, told=state.events):
+        events, rewinds, logged = self.history.events, self.history.rewinds, client.logged
+        told, rewinds_told = state.told_until(logged)
+        if len(rewinds) > rewinds_told:
+            state.shift = max(state.shift, logged - rewinds[-1]["step"])
+        extra = marks(self.history, told=told, rewinds_told=rewinds_told)
+        for alert in alerts(events, told=told):
             client.alert(alert)
-        logged = client.logged
         for row, extra_of_row in self._rows_after(logged - state.shift, extra):
             logged = row["step"] + state.shift
             client.log(row, extra_of_row, step=logged, is_new=row["step"] > self.resume_step)
             if extra_of_row:
-                state.events, state.rewinds = len(events), len(rewinds)
+                state.marks = [*state.marks[-MARKS_KEPT:], (logged, len(events), len(rewinds))]
                 write_state(self.run_dir, state)
         client.finish(self._exit_code)
         state.logged = logged
@@ -194,8 +200,12 @@ def write_state(run_dir: Path, state: State) -> None:
 
 def end_service() -> None:
     """Ends W&B's own process, which would otherwise be waited for when this one exits."""
+    import wandb
+
     for task in Path("/proc/self/task").iterdir():
         for process_id in (task / "children").read_text().split():
             with suppress(OSError):
                 if Path(f"/proc/{process_id}/comm").read_text().strip() == "wandb-core":
                     os.kill(int(process_id), signal.SIGKILL)
+    with suppress(Exception):
+        wandb.teardown()  # finds nobody, and says nothing of it at the exit any more

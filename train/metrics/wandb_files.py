@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ CHUNK_HEADER = struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 TAIL_BYTES = 32 * BLOCK_BYTES
 """How much of a file's end is read first; all of it where that has not what is looked for."""
+
+
+REST_S = 5.0
 
 
 class Record(NamedTuple):
@@ -66,8 +70,10 @@ def record_files(run_dir: Path, run_id: str) -> list[Path]:
 def mend(path: Path) -> None:
     """Cuts a file of records after the last whole one; one without any gets another name, which W&B does not look for.
 
-    Only for files that nobody writes to any more.
+    W&B's process writes for a moment after the run's has ended: waits until the file has rested for REST_S.
     """
+    rested_s = max(0.0, time.time() - path.stat().st_mtime)
+    time.sleep(max(0.0, REST_S - rested_s))
     end = next((record.end for record in _last_records(path)), 0)
     if end == 0:
         os.replace(path, path.with_name(f"{path.name}.empty"))

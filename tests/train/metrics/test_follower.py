@@ -137,6 +137,16 @@ def test_marks_come_with_the_first_new_row_and_once(tmp_path: Path) -> None:
     assert wandb.extras[4]["event/requeue"] == 1
 
 
+def test_marks_that_were_lost_with_a_killed_start_come_again(tmp_path: Path) -> None:
+    wandb = Recorded()
+    run(wandb, tmp_path, 1, 2, history=History([START]))
+    run(wandb, tmp_path, 3, 4, history=History([START, START]))
+    wandb.steps, wandb.logged = wandb.steps[:2], 2
+    run(wandb, tmp_path, 3, 4, 5, history=History([START, START, START]))
+    assert [step for step, _ in wandb.steps] == [1, 2, 3, 4, 5]
+    assert wandb.extras[3] == {"event/start": 3, "event/text": "start (step 0); start (step 0)"}
+
+
 def test_decisions_since_the_last_start_are_alerts(tmp_path: Path) -> None:
     wandb = Recorded()
     stall = {"event": "decision", "exit_code": 12, "requeue": True, "reason": "rank 1 stood still", "suspects": ["n2"]}
