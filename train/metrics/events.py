@@ -83,6 +83,8 @@ def describe(event: Event) -> str:
             verdict = "requeued" if event.get("requeue") else "not requeued"
             suspects = f", suspects: {', '.join(map(str, event['suspects']))}" if event.get("suspects") else ""
             return f"{verdict} after exit code {event.get('exit_code')}: {event.get('reason')}{suspects}"
+        case "submit":
+            return f"submitted as {', '.join(map(str, event.get('jobs', ())))}"
         case "rewind":
             return f"rewound from step {event.get('last_step')} to step {event.get('step')}"
         case other:
