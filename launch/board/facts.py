@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from data_pipelines.base.errors import ConfigError
 from train.checkpoint.commits import committed_steps
 from train.process.starts import read_events
 from train.schedule.config import ScheduleConfig
@@ -87,6 +88,14 @@ def read_facts(run_dir: Path) -> Facts:
         is_locked=is_locked(run_dir / "owner.json"),
         problems=problems,
     )
+
+
+def read_settings(run_dir: Path) -> dict[str, Any]:
+    """The settings of a run, by section. Raises ConfigError where its config.yaml is missing or damaged."""
+    problems: list[str] = []
+    if not (settings := _settings(run_dir, problems)):
+        raise ConfigError([f"{run_dir}: {problem}; it is no run directory" for problem in problems])
+    return settings
 
 
 def last_rows(path: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:

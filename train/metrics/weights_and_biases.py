@@ -48,6 +48,7 @@ class WandB:
         for path in files:
             mend(path)
         self._phases = {phase: number for number, phase in enumerate(phases, 1)}
+        self._mixes = mixes_of(settings)
         self._run = wandb.init(
             project=config.wandb_project,
             entity=config.wandb_entity,
@@ -70,7 +71,8 @@ class WandB:
     def log(self, row: Row, extra: dict[str, Any], *, step: int, is_new: bool) -> None:
         """extra: further figures of the row; step: W&B's; is_new: whether this process has taken the step."""
         shown = {key: value for key, value in row.items() if key not in (*EVERY_LAYER, *PICTURES)}
-        figures = {**_flatten(shown), "event/phase": self._phases.get(row["phase"]), **extra}
+        figures = {**_flatten(shown), "event/phase": self._phases.get(row["phase"])}
+        figures |= {**self._mixes.get(row["phase"], {}), **extra}
         if is_new:
             figures |= {key: _picture(row[key]) for key in PICTURES if key in row}
         self._run.log(figures, step=step, commit=True)
@@ -114,6 +116,15 @@ def phases_of(timeline: Timeline) -> dict[str, dict[str, int]]:
     ends = {phase: step for step, phase in timeline.phase_end_steps.items()}
     names = (phase.name for phase in timeline.schedule.phases)
     return {name: {"last_step": ends.get(name, 0), "to_tokens": edge} for name, edge in zip(names, edges, strict=True)}
+
+
+def mixes_of(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Phase -> {"mix/SOURCE": its share, 0..1}; empty where sources are drawn in proportion to their size."""
+    mix: dict[str, dict[str, float]] = (settings.get("data") or {}).get("mix") or {}
+    return {
+        phase: {f"mix/{source}": weight / sum(weights.values()) for source, weight in weights.items()}
+        for phase, weights in mix.items()
+    }
 
 
 def start_wandb(
