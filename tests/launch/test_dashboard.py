@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def test_offline_it_writes_what_it_would_create_and_says_so(run_dir: Path, capsy
     plots = [panel["config"] for part in bank["sections"] for panel in part["panels"]]
     assert {plot["xAxis"] for plot in plots} == {"tokens"}
     assert ["validation/code", "validation/web"] in [plot["metrics"] for plot in plots]
-    assert "abcd1234" in json.dumps(view)
+    pinned = base64.b64encode(b"Run:v1:abcd1234:trinity-smoke:your-entity").decode()
+    assert pinned in json.dumps(view)
 
 
 def test_sources_are_those_that_are_listed_or_weighed() -> None:
