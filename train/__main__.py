@@ -92,7 +92,16 @@ def train_one(overrides: list[str], wish: StopWish) -> int:
         with recorded(run.run_dir, run.checkpoint_dir, ranks=run.world_size, exit_codes=EXIT_CODES) as end:
             if train(run, wish):
                 end.exit_code, end.reason = REQUEUE_EXIT, f"asked to stop by {wish or 'a signal to another rank'}"
+    if end.exit_code == REQUEUE_EXIT:
+        end_together()
     return end.exit_code
+
+
+def end_together() -> None:
+    """A launcher kills the others when it sees one rank end with an error, and rank 0 has more to finish."""
+    import torch.distributed as dist
+
+    dist.barrier()
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -15,6 +15,8 @@ RUN_EXIT = 3
 REQUEUE_EXIT = 10
 """Exit code of a run that was asked to stop: its checkpoint is complete, or it had nothing to save yet. RESUME_ADVICE
 holds."""
+STALL_EXIT = 12
+"""Exit code of a run that did not move, and was ended by its watchdog. RESUME_ADVICE holds."""
 DATA_EXIT = 1
 """Exit code of the commands of data_pipelines, whatever was wrong with the data."""
 

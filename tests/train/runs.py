@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
@@ -114,8 +114,10 @@ def _end_at_once() -> None:
 
 
 def _send(rank: ForkServerProcess, number: int) -> None:
+    """Nothing where the rank has ended: its exit code tells."""
     assert rank.pid is not None
-    os.kill(rank.pid, number)
+    with suppress(ProcessLookupError):
+        os.kill(rank.pid, number)
 
 
 def _wait_for_row(run_dir: Path, step: int, ranks: list[ForkServerProcess]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Checkpoints(CheckpointManager):
         self.config = config
         self._save_seconds = 0.0
         self._asked_for: int | None = None
+        self.on_save: Callable[[], None] = lambda: None
+        """Called before a checkpoint is saved."""
 
     def is_due(self, step: int) -> bool:
         """Whether `step` ends with a checkpoint, whatever happens."""
@@ -86,6 +88,7 @@ class Checkpoints(CheckpointManager):
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         if not self._should_save(curr_step, last_step):
             return False
+        self.on_save()
         started = time.perf_counter()
         final = Path(self._create_checkpoint_id(curr_step))
         partial = final.with_name(final.name + ".tmp")

@@ -116,6 +116,7 @@ FREE = (
     "debug.enable_structured_logging",
     "profiler.*",
     "metrics.*",
+    "watchdog.*",
     "validation.windows",  # reads weights, changes none; its rows say how it was at the time
 )
 

@@ -21,6 +21,7 @@ from train.metrics.config import MetricsConfig
 from train.optim.config import OptimizerConfig
 from train.schedule.config import ScheduleConfig
 from train.schedule.timeline import Timeline
+from train.watchdog.config import WatchdogConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,6 +71,7 @@ class Sections:
     profiler: Profiler.Config
     metrics: MetricsConfig
     validation: ValidationConfig
+    watchdog: WatchdogConfig
 
 
 @dataclass(frozen=True, kw_only=True)

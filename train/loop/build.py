@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
+
+from torchtitan.config import CommConfig
 
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.rank import is_rank_0
@@ -58,9 +61,21 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
         parallelism=run.parallelism,
         activation_checkpoint=run.activation_checkpoint,
         compile=run.compile,
-        comm=run.comm,
+        comm=_comm(run),
         debug=run.debug,
         profiler=run.profiler,
+    )
+
+
+def _comm(run: Run) -> CommConfig:
+    """A collective that timed out would end the run before its watchdog can say who was missing."""
+    if not run.watchdog.enable:
+        return run.comm
+    longest = math.ceil(2 * run.watchdog.longest_s)
+    return replace(
+        run.comm,
+        init_timeout_seconds=max(run.comm.init_timeout_seconds, longest),
+        train_timeout_seconds=max(run.comm.train_timeout_seconds, longest),
     )
 
 

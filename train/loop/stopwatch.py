@@ -7,19 +7,22 @@ next figure was asked back from the device, whichever came later. The total is e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class Stopwatch:
     """Laps with named parts: `with stopwatch("data"): ...`, then `lap()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_part: Callable[[str], None] = lambda part: None) -> None:
+        """on_part: told of each part as it begins."""
+        self._on_part = on_part
         self._lap_start = time.perf_counter()
         self._parts: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        self._on_part(part)
         start = time.perf_counter()
         yield
         self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start

@@ -45,6 +45,8 @@ from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
 from train.process.stop import StopWish
 from train.schedule.timeline import Step, split_batch
+from train.watchdog.pulse import Pulse
+from train.watchdog.watchdog import watching
 
 
 class Trainer(titan.Trainer):
@@ -90,13 +92,15 @@ class Trainer(titan.Trainer):
         )
         self.initial_validation: dict[str, float] = {}
         self.sinks: Sinks | None = None
-        self.stopwatch = Stopwatch()
+        self.pulse = Pulse()
+        self.stopwatch = Stopwatch(on_part=self.pulse.enter)
+        self.checkpointer.on_save = partial(self.pulse.enter, "checkpoint")
         self.is_stopped = False
         """Whether the ranks have agreed to stop before the last step."""
 
     def train(self) -> None:
-        super().train()
-        dist.barrier()  # a launcher that sees one rank end with REQUEUE_EXIT kills the others
+        with watching(self.config.run.watchdog, self.pulse, self.config.run.run_dir):
+            super().train()
 
     def should_continue_training(self) -> bool:
         return super().should_continue_training() and not self.is_stopped
@@ -104,6 +108,7 @@ class Trainer(titan.Trainer):
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """One optimizer step: step `self.step` of the timeline."""
         step = self.timeline.step(self.step)
+        self.pulse.begin_step(step.number)
         if self.sinks is None:
             self._begin(step)
         self.optimizers.zero_grad()

@@ -36,8 +36,12 @@ def recorded(
 ) -> Iterator[End]:
     """Writes a start before the block and its end after it, each with the step of the last complete checkpoint.
 
-    The block may say how it ended; for errors that is known. exit_codes: of those that the command answers.
+    The block may say how it ended; for errors that is known. exit_codes: of those that the command answers. Other ranks
+    than 0 write nothing.
     """
+    if not is_rank_0():
+        yield End()
+        return
     append_event(
         run_dir,
         "start",
@@ -65,9 +69,7 @@ def last_step(checkpoint_dir: Path) -> int:
 
 
 def append_event(run_dir: Path, event: str, **what: Any) -> None:
-    """Adds a line. On rank 0; elsewhere nothing."""
-    if not is_rank_0():
-        return
+    """Adds a line. Raises OSError."""
     line = json.dumps({"event": event, "time": time.time(), **what}) + "\n"
     descriptor = os.open(run_dir / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
