@@ -40,8 +40,10 @@ class Facts:
     run_dir: Path
     timeline: Timeline | None = None
     """None where config.yaml is missing or damaged."""
-    stall_after_s: float | None = None
-    """watchdog.stall_after_s, where the run has one."""
+    limits_s: dict[str, float] = field(default_factory=dict)
+    """stall_after_s, start_after_s and save_after_s of the watchdog, where the run has one."""
+    is_saving: bool = False
+    """Whether a checkpoint is not complete yet: it is being saved, or was when the run was killed."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The last whole ones."""
     step_seconds: float = 0.0
@@ -77,10 +79,11 @@ def read_facts(run_dir: Path) -> Facts:
     return Facts(
         run_dir=run_dir,
         timeline=_timeline(settings, problems),
-        stall_after_s=_at(settings, "watchdog", "stall_after_s"),
+        limits_s={key: value for key, value in (_at(settings, "watchdog") or {}).items() if key.endswith("_after_s")},
+        is_saving=any(folder.glob("step-*.tmp")),
         rows=last_rows(rows, problems),
         step_seconds=step_seconds(rows),
-        moved=_modified([rows, *run_dir.glob("heartbeat*"), *run_dir.glob("heartbeat*/*")]),
+        moved=_modified([rows]),
         events=read_events(run_dir),
         checkpoint_step=step,
         checkpoint_time=_modified([folder / f"step-{step}"]),

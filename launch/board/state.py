@@ -16,12 +16,12 @@ from typing import Any
 from launch.board.facts import Facts, is_here
 from launch.board.slurm import Job, jobs_of
 
-STALL_S = 180.0
-"""Without a sign of life, where the configuration has no watchdog: its default."""
+LIMITS_S = {"stall_after_s": 180.0, "start_after_s": 1800.0, "save_after_s": 1800.0}
+"""Without a sign of life, where the configuration has no watchdog: its defaults (train/watchdog/config.py)."""
 STALL_STEPS = 20
-"""And not before so many steps could have been taken."""
-START_S = 1800.0
-"""What a start may take until its first row: compilation, a cold file system."""
+"""And not before so many steps could have been taken,"""
+SLOWEST_STEPS = 3
+"""or so many like the slowest of the last ones, which may have been validated."""
 QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING")
 
@@ -125,16 +125,18 @@ def silence(facts: Facts, *, now: float) -> tuple[float, float]:
     """(seconds since the last sign of life, how many of them are usual)."""
     starts = [event["time"] for event in facts.events if event["event"] == "start"]
     started = max(starts, default=(facts.owner or {}).get("since", 0.0))
-    moved = facts.moved or 0.0
+    moved, limits = facts.moved or 0.0, LIMITS_S | facts.limits_s
     if started > moved:
-        return now - started, START_S
-    usual = median(row["seconds"]["total"] for row in facts.rows if "seconds" in row) if facts.rows else 0.0
-    return now - moved, max(facts.stall_after_s or STALL_S, STALL_STEPS * usual)
+        return now - started, limits["start_after_s"]
+    if facts.is_saving:
+        return now - moved, limits["save_after_s"]
+    times = [row["seconds"]["total"] for row in facts.rows if "seconds" in row] or [0.0]
+    return now - moved, max(limits["stall_after_s"], STALL_STEPS * median(times), SLOWEST_STEPS * max(times))
 
 
 def _stopped(facts: Facts, jobs: Mapping[str, Job]) -> tuple[str, str, str | None]:
     """By what it knows last: a decision, an end, or a start that has none."""
-    past = [event for event in facts.events if event["event"] in ("start", "end", "decision")]
+    past = [event for event in facts.events if event["event"] in ("start", "end", "stall", "decision")]
     if not past:
         return ("stopped", "", None) if facts.rows else ("new", "no start yet", None)
     last = past[-1]
@@ -143,7 +145,8 @@ def _stopped(facts: Facts, jobs: Mapping[str, Job]) -> tuple[str, str, str | Non
         return "stopped", ended or "killed: its last start has no end", None
     if last["event"] == "end" and last.get("exit_code") == 0:
         return "stopped", "before its last step, as it was told (run.stop_after_step)", None
-    return "stopped", f"{last.get('reason')} (exit code {last.get('exit_code')})", None
+    exit_code = f" (exit code {last['exit_code']})" if "exit_code" in last else ""
+    return "stopped", f"{last.get('reason')}{exit_code}", None
 
 
 def tokens_per_second(facts: Facts) -> float | None:

@@ -111,6 +111,16 @@ def test_a_start_may_take_long_until_its_first_row(tmp_path: Path) -> None:
     assert status_at_now(run).restarts == 1
 
 
+def test_saving_may_take_longer_than_a_step_and_a_watchdog_has_its_own_limits(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", 10, events=[start(NOW - 900)], age_s=600)
+    own(run, "elsewhere")
+    assert status_at_now(run).state == "stalled"
+    (run / "checkpoint/step-10.tmp").mkdir(parents=True)
+    assert status_at_now(run).state == "running"
+    (run / "config.yaml").write_text(yaml.safe_dump(SETTINGS | {"watchdog": {"enable": True, "save_after_s": 300.0}}))
+    assert status_at_now(run).state == "stalled"
+
+
 def test_a_finished_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", 40, events=[start(), end(0, "reached its last step")], checkpoint=40)
     found = status_at_now(run)
@@ -131,6 +141,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
             "no progress in 3 (exit code 137)",
         ),
         ([start()], "killed"),
+        ([start(), {"event": "stall", "time": NOW, "reason": "rank 3 does not answer"}], "rank 3 does not answer"),
     ],
 )
 def test_a_stopped_run_says_why(tmp_path: Path, events: list[dict[str, Any]], why: str) -> None:

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 Event = Mapping[str, Any]
 """A line of <run>/starts.jsonl (train/process/starts.py), or what a rewind left (train/checkpoint/rewind.py)."""
 
-STALL_EXIT = 12
-"""Exit code of a start that the watchdog ended."""
 MAX_STARTS = 50
 """Starts that W&B's configuration lists, the newest."""
 WHERE = ("host", "nodes", "job", "ranks", "step")
@@ -54,15 +52,10 @@ def marks(history: History, *, told: int, rewinds_told: int) -> dict[str, Any]:
 
 def alerts(events: Sequence[Event], *, told: int) -> list[Alert]:
     """Of the events after the first `told`: stalls, and jobs that were not queued again."""
-    found = []
-    for event in events[told:]:
-        if event["event"] != "decision":
-            continue
-        if event.get("exit_code") == STALL_EXIT:
-            found.append(Alert("stall", describe(event)))
-        if event.get("requeue") is False and event.get("exit_code") != 0:
-            found.append(Alert("not requeued", describe(event)))
-    return found
+    new = events[told:]
+    stalls = [Alert("stall", describe(event)) for event in new if event["event"] == "stall"]
+    ends = [event for event in new if event.get("requeue") is False and event.get("exit_code") != 0]
+    return stalls + [Alert("not requeued", describe(event)) for event in ends]
 
 
 def starts(events: Sequence[Event]) -> list[dict[str, Any]]:
@@ -81,8 +74,10 @@ def describe(event: Event) -> str:
             return f"end at step {event.get('step')} with exit code {event.get('exit_code')}: {event.get('reason')}"
         case "decision":
             verdict = "requeued" if event.get("requeue") else "not requeued"
-            suspects = f", suspects: {', '.join(map(str, event['suspects']))}" if event.get("suspects") else ""
-            return f"{verdict} after exit code {event.get('exit_code')}: {event.get('reason')}{suspects}"
+            return f"{verdict} after exit code {event.get('exit_code')}: {event.get('reason')}"
+        case "stall":
+            suspects = f"; suspects: {', '.join(map(str, event['suspects']))}" if event.get("suspects") else ""
+            return f"stall in step {event.get('step')}: {event.get('reason')}{suspects}"
         case "submit":
             return f"submitted as {', '.join(map(str, event.get('jobs', ())))}"
         case "rewind":

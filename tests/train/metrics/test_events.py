@@ -19,7 +19,7 @@ FIRST = {
 END = {"event": "end", "time": 2.0, "exit_code": 10, "step": 7, "reason": "asked to stop by SIGUSR1"}
 REQUEUE = {"event": "decision", "time": 3.0, "job": "7", "exit_code": 10, "requeue": True, "reason": "step 0 to 7"}
 SECOND = {**FIRST, "restart": 1, "step": 7}
-STALL = {**REQUEUE, "exit_code": 12, "reason": "rank 3 stood still for 180 s", "suspects": ["n2"]}
+STALL = {"event": "stall", "time": 2.5, "step": 9, "suspects": ["n2"], "reason": "rank 3 does not answer"}
 REFUSED = {**REQUEUE, "exit_code": 137, "requeue": False, "reason": "3 starts in a row without progress"}
 
 
@@ -46,7 +46,7 @@ def test_what_was_told_is_not_told_again() -> None:
 def test_a_stall_and_a_refused_requeue_are_alerts_and_a_plain_requeue_is_none() -> None:
     events = [FIRST, STALL, REQUEUE, REFUSED]
     assert [alert.title for alert in alerts(events, told=0)] == ["stall", "not requeued"]
-    assert "suspects: n2" in alerts(events, told=0)[0].text
+    assert alerts(events, told=0)[0].text == "stall in step 9: rank 3 does not answer; suspects: n2"
     assert "3 starts in a row without progress" in alerts(events, told=0)[1].text
     assert alerts(events, told=4) == []
 

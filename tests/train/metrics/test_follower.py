@@ -147,9 +147,9 @@ def test_marks_that_were_lost_with_a_killed_start_come_again(tmp_path: Path) -> 
     assert wandb.extras[3] == {"event/start": 3, "event/text": "start (step 0); start (step 0)"}
 
 
-def test_decisions_since_the_last_start_are_alerts(tmp_path: Path) -> None:
+def test_stalls_since_the_last_start_are_alerts(tmp_path: Path) -> None:
     wandb = Recorded()
-    stall = {"event": "decision", "exit_code": 12, "requeue": True, "reason": "rank 1 stood still", "suspects": ["n2"]}
+    stall = {"event": "stall", "time": 0.0, "step": 1, "suspects": ["n2"], "reason": "rank 1 does not answer"}
     run(wandb, tmp_path, 1, history=History([START]))
     run(wandb, tmp_path, 2, history=History([START, stall, START]))
     run(wandb, tmp_path, 3, history=History([START, stall, START, START]))
@@ -179,8 +179,8 @@ def test_a_client_that_hangs_holds_up_neither_a_step_nor_the_end(
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_S", 0.2)
     started = time.monotonic()
-    run(hanging, tmp_path, *range(1, 500))
-    assert time.monotonic() - started < 5
+    run(hanging, tmp_path, *range(1, 100))
+    assert time.monotonic() - started < 9  # its first log returns after 10
     assert "does not end within" in capsys.readouterr().err
 
 
