@@ -4,12 +4,14 @@
                                                       W&B cannot be reached, what it would be, in <run>/dashboard.json
     python -m launch.dashboard runs/smoke --online    of an offline run that `wandb sync` has uploaded
 
-A workspace shows all runs of its project, this one pinned: comparing two runs needs no second one.
+A workspace shows all runs of its project, this one pinned: comparing two runs needs no second one. <run>/dashboard.json
+remembers which it is: the same command brings it up to date.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 from data_pipelines.base.files import write_whole
 from launch.board.facts import read_settings
-from launch.board.panels import sections
+from launch.board.panels import Section, sections
 
 FILE_NAME = "dashboard.json"
 UNKNOWN = "your-entity"
@@ -50,41 +52,62 @@ def make_dashboard(run_dir: Path, *, online: bool) -> str:
         "run_id": identity.read_text(encoding="utf-8").strip(),
     }
     charts = sections(source_names(settings.get("data") or {}))
-    why = "the run is offline"
+    from launch.board.workspace import as_json, save, workspace
+
+    why, entity, path = "the run is offline", metrics.get("wandb_entity"), run_dir / FILE_NAME
     if online or metrics.get("wandb") == "online":
         try:
-            return f"created: {_create(charts, entity=metrics.get('wandb_entity'), **wanted)}"
+            made = workspace(charts, entity=entity or default_entity(), **wanted)
+            address = save(made, **_identity(_stored(path)))
+            _write(path, as_json(made))
+            return f"{address} ({_count(charts)})"
+        except ConfigError:
+            raise
         except Exception as error:  # W&B's client has as many kinds of them as ways to fail
-            why = f"W&B cannot be reached ({str(error).strip() or type(error).__name__})"
-    from launch.board.workspace import as_json, workspace
+            why = f"W&B cannot be reached ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+    _write(path, as_json(workspace(charts, entity=entity or UNKNOWN, **wanted)) | _identity(_stored(path)))
+    return (
+        f"{why}: nothing was created. What would be is in {path} ({_count(charts)}); after "
+        f"`wandb sync {run_dir}/wandb/offline-run-*`, `python -m launch.dashboard {run_dir} --online` creates it"
+    )
 
-    path = run_dir / FILE_NAME
-    described = as_json(workspace(charts, entity=metrics.get("wandb_entity") or UNKNOWN, **wanted))
+
+def default_entity() -> str:
+    """Of the account that is logged in."""
+    import wandb
+
+    return str(wandb.Api().default_entity)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What an earlier call has left; empty where there is nothing that can be read."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _identity(stored: dict[str, Any]) -> dict[str, str]:
+    """{"id": ..., "name": ...} of the workspace in W&B; empty where none was made."""
+    return {key: stored[key] for key in ("id", "name")} if stored.get("id") and stored.get("name") else {}
+
+
+def _write(path: Path, described: dict[str, Any]) -> None:
     try:
         write_whole(path, json.dumps(described, indent=2) + "\n")
     except OSError as error:
         raise ConfigError([f"{path}: cannot be written ({error})"]) from error
-    return (
-        f"{why}: nothing was created. What would be is in {path} ({len(charts)} sections, "
-        f"{sum(len(section.charts) for section in charts)} charts); after `wandb sync {run_dir}/wandb/offline-run-*`, "
-        f"`python -m launch.dashboard {run_dir} --online` creates it"
-    )
+
+
+def _count(charts: Sequence[Section]) -> str:
+    return f"{len(charts)} sections, {sum(len(section.charts) for section in charts)} charts"
 
 
 def source_names(data: dict[str, Any]) -> list[str]:
     """Of the `data` section: sources that it lists, or that its mix weighs, sorted."""
     weighed = [source for weights in (data.get("mix") or {}).values() for source in weights]
     return sorted({*(data.get("sources") or {}), *weighed})
-
-
-def _create(charts: Any, *, entity: str | None, **wanted: str) -> str:
-    """Saves the workspace and returns its address."""
-    import wandb
-    from launch.board.workspace import workspace
-
-    made = workspace(charts, entity=entity or str(wandb.Api().default_entity), **wanted)
-    made.save()
-    return made.url
 
 
 if __name__ == "__main__":

@@ -28,6 +28,13 @@ def workspace(sections: Sequence[Section], *, name: str, entity: str, project: s
     )
 
 
+def save(workspace: Any, *, id: str = "", name: str = "") -> str:
+    """Creates it in W&B and returns its address. id, name: of the one that it replaces there."""
+    workspace._internal_id, workspace._internal_name = id, name
+    workspace.save()
+    return workspace.url
+
+
 def as_json(workspace: Any) -> dict[str, Any]:
     """What a server would be sent."""
     return workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+import wandb
 from launch import dashboard
 from launch.board.panels import OF_LAYERS, sections
+from tests.train.metrics.wandb_server import wandb_server
 from train.balance.panels import balance_panels, router_panels
 from train.metrics.row import Rates, Row, Seconds
 
@@ -69,13 +71,28 @@ def test_sources_are_those_that_are_listed_or_weighed() -> None:
     assert [section.name for section in sections([])].count("data mix") == 0
 
 
+def test_online_it_is_created_and_the_next_time_brought_up_to_date(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with wandb_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()
+        for _ in range(2):
+            assert dashboard.main([str(run_dir), "--online"]) == 0
+            assert f"{server.url}/me/trinity-smoke?nw=" in capsys.readouterr().out
+        (view,) = server.views.values()
+        assert (view["entityName"], view["displayName"]) == ("me", "mine: training")
+        wandb.teardown()
+
+
 def test_a_server_that_does_not_answer_is_said(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(dashboard, "_create", fail)
+    monkeypatch.setattr(dashboard, "default_entity", fail)
     assert dashboard.main([str(run_dir), "--online"]) == 0
     assert "W&B cannot be reached (no network): nothing was created" in capsys.readouterr().out
     assert (run_dir / "dashboard.json").is_file()

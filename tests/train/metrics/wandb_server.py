@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 ENTITY = {"id": "e", "name": "me"}
-VIEWER = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
+VIEWER = {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}, "defaultEntity": ENTITY}
 
 
 @dataclass
@@ -33,6 +33,8 @@ class StoredRun:
 class Server:
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
+    views: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Workspaces by their id."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,8 +51,12 @@ class Server:
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
         project = {"id": "p", "name": given.get("project"), "entity": ENTITY}
         match operation:
-            case "Viewer":
+            case "Viewer" | "GetDefaultEntity":
                 return {"viewer": VIEWER}
+            case "UpsertView2":
+                view = {"id": given.get("id") or f"view-{len(self.views)}", "name": given["name"] or "new"}
+                self.views[view["id"]] = given
+                return {"upsertView": {"view": view, "inserted": True}}
             case "UpsertBucket":
                 is_new = given["name"] not in self.runs
                 run = self.runs.setdefault(given["name"], StoredRun())
