@@ -22,6 +22,7 @@ import argparse
 import os
 import socket
 from contextlib import closing
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ from data_pipelines.base.errors import (
     answers_errors,
 )
 from data_pipelines.base.rank import is_rank_0
-from train.checkpoint.commits import committed_steps
+from train.checkpoint.commits import newest_step
 from train.engine.log import send_engine_log_to
 from train.process.starts import recorded
 from train.process.stop import StopWish, hearing_stop_signals
@@ -89,7 +90,8 @@ def train_one(overrides: list[str], wish: StopWish) -> int:
         open_run_dir(run)
         rewind_to_load_step(run)
         announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
-        with recorded(run.run_dir, run.checkpoint_dir, ranks=run.world_size, exit_codes=EXIT_CODES) as end:
+        last_step = partial(newest_step, run.checkpoint_dir)
+        with recorded(run.run_dir, ranks=run.world_size, last_step=last_step, exit_codes=EXIT_CODES) as end:
             if train(run, wish):
                 end.exit_code, end.reason = REQUEUE_EXIT, f"asked to stop by {wish or 'a signal to another rank'}"
     if end.exit_code == REQUEUE_EXIT:
@@ -170,8 +172,8 @@ def train(run: Run, wish: StopWish) -> bool:
 
 
 def resume_note(run: Run) -> str:
-    if steps := committed_steps(run.checkpoint_dir):
-        return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}"
+    if step := newest_step(run.checkpoint_dir):
+        return f"going on after step {step:,} of {run.timeline.num_steps:,}"
     section = run.checkpoint
     return f"starting at {section.initial_load_path}" if section.initial_load_path else "starting"
 

@@ -85,6 +85,8 @@ def sections(sources: Sequence[str]) -> tuple[Section, ...]:
             (
                 Chart("starts", ("event/start",)),
                 Chart("requeues and rewinds", ("event/requeue", "event/rewind")),
+                Chart("how much longer the slowest rank takes", ("slowest_excess",)),
+                Chart("which rank that is", ("slowest_rank",)),
                 Chart("largest logit of the head", ("lm_logit_max",)),
                 Chart("logsumexp of the head", ("lm_logsumexp",)),
             ),

@@ -87,5 +87,7 @@ def test_it_goes_on_with_the_rows_that_it_would_have_had(folder: Path) -> None:
     assert result.exit_codes == [0, 0], result.output
     expected = [json.loads(line) for line in (folder / "rows_7_to_13.jsonl").read_text().splitlines()]
     for row, would_have_had in zip(result.rows[6:], expected, strict=True):
-        assert whole(row) == whole(would_have_had)
-        assert measured(row) == pytest.approx(measured(would_have_had), rel=OTHER_MACHINE)
+        assert whole({key: row[key] for key in would_have_had}) == whole(would_have_had)
+        assert measured({key: row[key] for key in would_have_had}) == pytest.approx(
+            measured(would_have_had), rel=OTHER_MACHINE
+        )

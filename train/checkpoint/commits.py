@@ -33,6 +33,11 @@ def committed_steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def newest_step(folder: Path) -> int:
+    """Step of the last complete checkpoint in `folder`; 0 where there is none."""
+    return max(committed_steps(folder), default=0)
+
+
 def stale_steps(steps: list[int], *, keep: int, milestones: set[int]) -> list[int]:
     """Which of `steps` retention deletes: all but the newest `keep` and the milestones. 0 keeps all."""
     passing = [step for step in steps if step not in milestones]

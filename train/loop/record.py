@@ -46,6 +46,8 @@ def make_row(
         "dead_experts": int(dead_experts(totals.routing.counts_LE).sum()),
         "batch_het": totals.batch_het,
         "batch_digest": totals.digest,
+        "slowest_rank": totals.slowest_rank,
+        "slowest_excess": totals.slowest_excess,
         **watched,
         **validated,
         **speed,

@@ -27,6 +27,10 @@ class Stopwatch:
         yield
         self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
 
+    def seconds(self, part: str) -> float:
+        """Of a part since the last lap."""
+        return self._parts.get(part, 0.0)
+
     def lap(self) -> dict[str, float]:
         """Seconds of each part since the last lap, and of the lap as `total`. Starts the next one."""
         now = time.perf_counter()

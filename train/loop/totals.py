@@ -51,6 +51,10 @@ class Totals(NamedTuple):
     """What the MoE layers of all ranks counted: int64 loads, the rest float64."""
     digest: str
     """Of the windows of the global batch, 16 hex digits."""
+    slowest_rank: int
+    """The one that took longest for its local work (train/loop/local_work.py), by its number in the group."""
+    slowest_excess: float
+    """By what share that is more than the mean of all ranks; 0 where nothing was measured."""
     stop: bool
     """Whether any rank was asked to stop."""
 
@@ -74,12 +78,14 @@ class _Sums(NamedTuple):
     balance_loss_L: Tensor
     router_L3: Tensor
     stop_wishes: Tensor
+    local_seconds: Tensor
 
 
 class _Maxima(NamedTuple):
     mean_loss: Tensor
     logit: Tensor
     router_logit_L: Tensor
+    slowest: Tensor
 
 
 def stack(sums: Sequence[LossSums], labelled_M: Tensor) -> Microbatches:
@@ -101,13 +107,14 @@ def total(
     *,
     digest: int,
     num_sequences: int,
+    local_seconds: float,
     wants_stop: bool,
     group: dist.ProcessGroup | None,
 ) -> Totals:
     """In two collectives, one for sums and one for maxima, however many figures there are.
 
-    digest: of this rank's windows; num_sequences: of the whole step; wants_stop: whether this rank was asked to stop;
-    group: the ranks that share the batch (None: one).
+    digest: of this rank's windows; num_sequences: of the whole step; local_seconds: that this rank took for its local
+    work; wants_stop: whether it was asked to stop; group: the ranks that share the batch (None: one).
     """
     losses_M = microbatches.cross_entropy_M / microbatches.labelled_M.clamp(min=1)  # a microbatch may have no label
     own = _OverMicrobatches(
@@ -126,12 +133,19 @@ def total(
         balance_loss_L=tallies.balance_loss_L,
         router_L3=tallies.router_L3,
         stop_wishes=torch.tensor([float(wants_stop)], device=losses_M.device),
+        local_seconds=torch.tensor([local_seconds], device=losses_M.device),
     )
+    rank, num_ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     own_maxima = _Maxima(
-        mean_loss=losses_M.max(), logit=microbatches.max_logit_M.max(), router_logit_L=tallies.max_logit_L
+        mean_loss=losses_M.max(),
+        logit=microbatches.max_logit_M.max(),
+        router_logit_L=tallies.max_logit_L,
+        slowest=torch.tensor([join_slowest(local_seconds, rank)], dtype=torch.float64, device=losses_M.device),
     )
     sums = _Sums(*reduce_together(own_sums, group=group))
     maxima = _Maxima(*reduce_together(own_maxima, group=group, op=dist.ReduceOp.MAX))
+    slowest_seconds, slowest_rank = split_slowest(float(maxima.slowest))
+    mean_seconds = float(sums.local_seconds) / num_ranks
     over: _OverMicrobatches[float] = _OverMicrobatches(*sums.over_microbatches.tolist())
     return Totals(
         loss=over.cross_entropy / over.labelled,
@@ -148,6 +162,8 @@ def total(
             max_logit_L=maxima.router_logit_L,
         ),
         digest=format_digest(sums.digest_halves.tolist()),
+        slowest_rank=slowest_rank,
+        slowest_excess=slowest_seconds / mean_seconds - 1 if mean_seconds else 0.0,
         stop=bool(sums.stop_wishes),
     )
 
@@ -161,3 +177,15 @@ def format_digest(halves: Sequence[float]) -> str:
     """Sums of halves -> 16 hex digits of the 64-bit sum."""
     high, low = map(int, halves)
     return f"{((high << 32) + low) % 2**64:016x}"
+
+
+def join_slowest(seconds: float, rank: int) -> float:
+    """One number, so that the largest of all ranks is the slowest and says which: microseconds, then 21 bits of rank.
+    float64 holds it exactly up to an hour and 2^21 ranks."""
+    return float(min(round(seconds * 1e6), 2**32 - 1) * 2**21 + rank)
+
+
+def split_slowest(joined: float) -> tuple[float, int]:
+    """(seconds, rank) of join_slowest."""
+    microseconds, rank = divmod(int(joined), 2**21)
+    return microseconds / 1e6, rank

@@ -33,6 +33,7 @@ from train.config.run import Run
 from train.engine.cpu import adapt_engine
 from train.evaluation.held_out import Batch, HeldOut
 from train.loop.history import read_history
+from train.loop.local_work import LocalWork
 from train.loop.record import make_row, measure_speed, stop_at_alarm
 from train.loop.soundness import check_counts, stop_unless_finite
 from train.loop.stopwatch import Stopwatch
@@ -95,6 +96,7 @@ class Trainer(titan.Trainer):
         self.pulse = Pulse()
         self.stopwatch = Stopwatch(on_part=self.pulse.enter)
         self.checkpointer.on_save = partial(self.pulse.enter, "checkpoint")
+        self.local_work = LocalWork(self.device)
         self.is_stopped = False
         """Whether the ranks have agreed to stop before the last step."""
 
@@ -175,8 +177,9 @@ class Trainer(titan.Trainer):
         self, inputs: Tensor, labels: Tensor, global_valid_tokens: Tensor, extra_kwargs: dict[str, Any]
     ) -> LossSums:
         """torchtitan's, but the head takes the loss in, and what comes back are all figures, without a gradient."""
+        loss = partial(self.loss_fn, labels_BL=labels)
         with self.train_context():
-            sums: LossSums = self.model(inputs, **extra_kwargs, loss=partial(self.loss_fn, labels_BL=labels))
+            sums: LossSums = self.model(inputs, **extra_kwargs, loss=self.local_work.timed(loss))
             (sums.total / global_valid_tokens).backward()
         return LossSums(*(figure.detach() for figure in sums))
 
@@ -196,6 +199,7 @@ class Trainer(titan.Trainer):
             take_([layer.tally for layer in self.balancer.layers]),
             digest=self.dataloader.pop_digest(),
             num_sequences=step.num_windows,
+            local_seconds=self.stopwatch.seconds("data") + self.local_work.pop_seconds(),
             wants_stop=bool(self.config.wish),
             group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
         )

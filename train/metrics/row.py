@@ -111,6 +111,10 @@ class Row(Rates, Watched, Validated, Speed):
     """BatchHet of the Trinity report: largest mean loss of a microbatch less the mean of them all, nats per token."""
     batch_digest: str
     """Digest of the windows of the global batch, 16 hex digits; the same for any number of ranks."""
+    slowest_rank: int
+    """The rank that took longest for its batch, the head and the loss, in which it waits for no other."""
+    slowest_excess: float
+    """By what share it took longer than the mean of all ranks."""
 
 
 def finite_or_none(value: float) -> float | None:

@@ -10,14 +10,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.base.rank import is_rank_0
-from train.checkpoint.commits import committed_steps
 
 FILE_NAME = "starts.jsonl"
 
@@ -32,9 +31,11 @@ class End:
 
 @contextmanager
 def recorded(
-    run_dir: Path, checkpoint_dir: Path, *, ranks: int, exit_codes: Mapping[type[Exception], int]
+    run_dir: Path, *, ranks: int, last_step: Callable[[], int], exit_codes: Mapping[type[Exception], int]
 ) -> Iterator[End]:
-    """Writes a start before the block and its end after it, each with the step of the last complete checkpoint.
+    """Writes a start before the block and its end after it.
+
+    last_step: that of the last complete checkpoint, 0 where there is none.
 
     The block may say how it ended; for errors that is known. exit_codes: of those that the command answers. Other ranks
     than 0 write nothing.
@@ -50,7 +51,7 @@ def recorded(
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         nodes=os.environ.get("SLURM_JOB_NODELIST"),
         ranks=ranks,
-        step=last_step(checkpoint_dir),
+        step=last_step(),
     )
     end = End()
     try:
@@ -60,12 +61,7 @@ def recorded(
         end.reason = f"{type(error).__name__}: {error}"
         raise
     finally:
-        append_event(run_dir, "end", step=last_step(checkpoint_dir), exit_code=end.exit_code, reason=end.reason)
-
-
-def last_step(checkpoint_dir: Path) -> int:
-    """Of the last complete checkpoint; 0 where there is none."""
-    return max(committed_steps(checkpoint_dir), default=0)
+        append_event(run_dir, "end", step=last_step(), exit_code=end.exit_code, reason=end.reason)
 
 
 def append_event(run_dir: Path, event: str, **what: Any) -> None:

@@ -10,12 +10,13 @@ import faulthandler
 import os
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 SIGNAL = signal.SIGUSR2
-PATIENCE_S = 1.0
-"""For a process to write its stacks: it does that first of all when it runs again."""
+PATIENCE_S = 5.0
+"""For a process to begin to write its stacks: it does that first of all when it runs again."""
+PAUSE_S = 0.2
+"""Without a further line, they are whole."""
 
 
 def answer_with_stacks() -> int:
@@ -40,9 +41,11 @@ def stacks_of(process: int, descriptor: int) -> str:
         deadline = time.monotonic() + PATIENCE_S
         while len(text := file.read_bytes()) == before and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(0.05)  # one write a line
-        with suppress(OSError):
-            text = file.read_bytes()
+        while len(text) > before:
+            time.sleep(PAUSE_S)
+            if len(more := file.read_bytes()) == len(text):
+                break
+            text = more
         return text[before:].decode(errors="replace") or f"process {process} does not answer\n"
     except OSError as error:
         return f"process {process} has ended ({error})\n"

@@ -33,6 +33,8 @@ from train.watchdog.stacks import answer_with_stacks, stacks_of, stop_answering
 
 STOPPED = 4
 """A pause this many times as long as it should be was a stop of the process."""
+REPORT_S = 60.0
+"""How long a rank waits for the report of the one that raised the alarm."""
 HOME_RANK = 0
 """Where the board lives, unless a launcher has it."""
 
@@ -138,24 +140,25 @@ class Watchdog:
         if not self._board.answers:  # asked once: when its rank is woken up for its stacks, it answers again
             self._leave_traces_without_board(folder, seconds)
             return
-        folder.mkdir(parents=True, exist_ok=True)
         everybody = range(self._num_ranks)
         before = self._listen(everybody) if reporter == self._rank else {}
+        self._write_own_stacks(folder)
         self._speak_for(2 * self._config.period_s)
         after = self._listen(everybody) if reporter == self._rank else {}
-        self._write_stacks(folder)
+        self._write_missing_stacks(folder)
         if reporter == self._rank:
             self._report(folder, after, silent_ranks(before, after, self._num_ranks), seconds)
             self._board.put("reported", "")
         else:
-            deadline = time.monotonic() + 2 * self._config.period_s
-            while not self._board.has("reported") and time.monotonic() < deadline:
+            deadline = time.monotonic() + REPORT_S
+            while not self._board.has("reported") and self._board.answers and time.monotonic() < deadline:
                 self._speak_for(self._config.period_s / 4)
 
     def _leave_traces_without_board(self, folder: Path, seconds: float) -> None:
         """The rank that it lives in is silent, so that much is known. Each host goes by its own clock."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._write_stacks(folder)
+        self._write_own_stacks(folder)
+        time.sleep(2 * self._config.period_s)
+        self._write_missing_stacks(folder)
         if self._rank == HOME_RANK + 1:
             self._report(folder, self._neighbours, [HOME_RANK], seconds)
 
@@ -166,14 +169,18 @@ class Watchdog:
             time.sleep(self._config.period_s / 4)
         self._speak()
 
-    def _write_stacks(self, folder: Path) -> None:
-        """Of all ranks of this host, by whichever of them comes first."""
-        for rank, one in self._neighbours.items():
-            path = folder / f"rank-{rank}.txt"
-            if not path.exists():
-                write_whole(path, stacks_of(one.process, one.stacks))
+    def _write_own_stacks(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(_stacks_file(folder, self._rank), stacks_of(os.getpid(), self._stacks))
         if torch.cuda.is_available():
             (folder / f"rank-{self._rank}.nccl").write_bytes(_flight_recorder())
+
+    def _write_missing_stacks(self, folder: Path) -> None:
+        """Of the ranks of this host that have not written theirs, by whichever of the others comes first."""
+        for rank, one in self._neighbours.items():
+            path = _stacks_file(folder, rank)
+            if not path.exists():
+                write_whole(path, stacks_of(one.process, one.stacks))
 
     def _report(self, folder: Path, said: dict[int, Said], silent: list[int], seconds: float) -> None:
         found = verdict(said, silent)
@@ -183,6 +190,10 @@ class Watchdog:
         append_event(self._run_dir, "stall", step=self._pulse.step, suspects=hosts, reason=found)
         words = f"\nerror: {message}. Stacks of all ranks are in {folder}. {RESUME_ADVICE}\n"
         os.write(sys.stderr.fileno(), words.encode())
+
+
+def _stacks_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.txt"
 
 
 def _collectives() -> int:

@@ -31,6 +31,8 @@ TOTALS = Totals(
     balance_loss_L=torch.tensor([1.0, 3.0]),
     routing=ROUTING,
     digest="0123456789abcdef",
+    slowest_rank=3,
+    slowest_excess=0.5,
     stop=False,
 )
 LAP = {"data": 1.0, "forward_backward": 2.0, "total": 4.0}

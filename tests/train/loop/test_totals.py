@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from train.afmoe.tally import Tallies
-from train.loop.totals import Microbatches, Totals, stack, total
+from train.loop.totals import Microbatches, Totals, join_slowest, split_slowest, stack, total
 from train.loss.sums import LossSums
 
 
@@ -33,7 +33,15 @@ TALLIES = Tallies(
 
 
 def step(microbatches: Microbatches = MICROBATCHES, *, wants_stop: bool = False) -> Totals:
-    return total(microbatches, TALLIES, digest=2**64 - 1, num_sequences=2, wants_stop=wants_stop, group=None)
+    return total(
+        microbatches,
+        TALLIES,
+        digest=2**64 - 1,
+        num_sequences=2,
+        local_seconds=0.25,
+        wants_stop=wants_stop,
+        group=None,
+    )
 
 
 def test_means_are_over_tokens_not_over_microbatches() -> None:
@@ -90,3 +98,22 @@ def test_figures_of_microbatches_are_stacked_by_name() -> None:
         assert values_M.tolist() == [100 + names.index(name), 200 + names.index(name)]
         assert values_M.dtype == torch.float64
     assert stacked.labelled_M.tolist() == [7.0, 8.0]
+
+
+def test_of_one_rank_that_one_is_the_slowest_and_not_slower_than_the_mean() -> None:
+    assert (step().slowest_rank, step().slowest_excess) == (0, 0.0)
+
+
+def test_the_largest_number_of_all_ranks_is_that_of_the_slowest() -> None:
+    seconds = [0.25, 0.375, 0.25, 0.374]
+    assert split_slowest(max(join_slowest(took, rank) for rank, took in enumerate(seconds))) == (0.375, 1)
+
+
+@pytest.mark.parametrize("rank", [0, 2047, 2**21 - 1])
+@pytest.mark.parametrize("seconds", [0.0, 1e-6, 4294.967295])
+def test_time_and_rank_come_through_a_float64(seconds: float, rank: int) -> None:
+    assert split_slowest(join_slowest(seconds, rank)) == (seconds, rank)
+
+
+def test_more_than_an_hour_is_an_hour() -> None:
+    assert split_slowest(join_slowest(1e9, 5)) == ((2**32 - 1) / 1e6, 5)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from train.checkpoint.commits import newest_step
 from train.process.starts import FILE_NAME, append_event, read_events, recorded
 
 
@@ -15,7 +17,8 @@ def commit(run_dir: Path, step: int) -> None:
 
 
 def start(run_dir: Path):  # type: ignore[no-untyped-def]
-    return recorded(run_dir, run_dir / "checkpoint", ranks=4, exit_codes={ConfigError: CONFIG_EXIT})
+    last_step = partial(newest_step, run_dir / "checkpoint")
+    return recorded(run_dir, ranks=4, last_step=last_step, exit_codes={ConfigError: CONFIG_EXIT})
 
 
 def test_a_start_and_its_end_say_from_which_step_to_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

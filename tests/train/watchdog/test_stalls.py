@@ -15,8 +15,8 @@ from tests.train.runs import Hook, Kill, Result, run
 from tests.train.small import mesh, small_settings
 from train.process.starts import read_events
 
-SLOW_STEP = 3
-FOREVER_S = 600
+LATE_STEP, SLOW_STEP = 2, 3
+LATE_S, FOREVER_S = 0.5, 600
 
 
 def sleep_in_user_code(seconds: float) -> None:
@@ -30,8 +30,8 @@ def rank_1_sleeps() -> None:
     fetch = Trainer._fetch
 
     def fetch_slowly(self, step, data_iterator):
-        if step.number == SLOW_STEP and os.environ["RANK"] == "1":
-            sleep_in_user_code(FOREVER_S)
+        if os.environ["RANK"] == "1":
+            sleep_in_user_code({LATE_STEP: LATE_S, SLOW_STEP: FOREVER_S}.get(step.number, 0))
         return fetch(self, step, data_iterator)
 
     Trainer._fetch = fetch_slowly  # type: ignore[method-assign]
@@ -79,6 +79,14 @@ def test_the_stacks_of_all_ranks_are_there(stalled: tuple[Case, Result, Path]) -
     stacks = [(folder / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
     assert all("trainer.py" in stack for stack in stacks), result.output
     assert ("in sleep_in_user_code" in stacks[case.culprit]) == (case.hook is not None)
+
+
+def test_a_rank_that_is_only_late_is_named_in_the_row(stalled: tuple[Case, Result, Path]) -> None:
+    case, result, _ = stalled
+    if case.hook is not None:
+        late = result.rows[LATE_STEP - 1]
+        assert late["slowest_rank"] == 1
+        assert 0.5 < late["slowest_excess"] <= 1  # of two ranks: at most twice their mean
 
 
 def test_the_stall_is_in_the_record_of_starts(stalled: tuple[Case, Result, Path]) -> None:
