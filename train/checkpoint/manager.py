@@ -37,6 +37,9 @@ from train.checkpoint.commits import (
 from train.checkpoint.tokenizer import HASH
 from train.formats.hf_folder import PublishedStorage
 
+WANDB_ID = "wandb_id"
+"""File with the id of the run in W&B."""
+
 
 class Checkpoints(CheckpointManager):
     """Synchronous DCP checkpoints every `interval` steps, at each phase edge and at the end."""
@@ -47,6 +50,8 @@ class Checkpoints(CheckpointManager):
         """Step that ends a phase -> the phase; derived from the schedule. These checkpoints are never deleted."""
         tokenizer_hash: str = ""
         """sha256 of the run's tokenizer.json; each checkpoint has it beside its tensors."""
+        wandb_id: str = ""
+        """W&B run of this run directory; each checkpoint has it beside its tensors. Empty: W&B is disabled."""
         last_step: int = 0
         """Step after which the run ends; derived from the schedule."""
 
@@ -104,6 +109,8 @@ class Checkpoints(CheckpointManager):
         """On rank 0: makes a written checkpoint the real one, or says why not."""
         try:
             (partial / HASH).write_text(self.config.tokenizer_hash, encoding="utf-8")
+            if self.config.wandb_id:
+                (partial / WANDB_ID).write_text(self.config.wandb_id, encoding="utf-8")
             commit(partial, final)
             name_milestones(final.parent, self.config.milestones)
         except OSError as error:

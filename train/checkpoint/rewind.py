@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import write_whole
@@ -37,7 +39,7 @@ def rewind(run_dir: Path, checkpoints: Path, step: int) -> str | None:
     for link in checkpoints.glob("phase-*"):
         if link.is_symlink() and not link.exists():
             link.unlink()
-    mark = {"step": step, "last_step": later_steps[-1]}
+    mark = {"step": step, "last_step": later_steps[-1], "time": time.time()}
     write_whole(aside / MARK, json.dumps(mark))  # last: one that was cut short goes on
     return f"rewound to step {step}; what came after it is in {aside}"
 
@@ -56,6 +58,13 @@ def steps_to_set_aside(run_dir: Path, checkpoints: Path, step: int) -> list[int]
     return [other for other in steps if other > step]
 
 
+def read_rewinds(run_dir: Path) -> list[dict[str, Any]]:
+    """What each rewind has left in words for programs: step (gone back to), last_step (of the last checkpoint then) and
+    time; in their order, whatever a user calls their folders now."""
+    marks = {mark: _read_mark(mark) for mark in run_dir.glob(f"*/{MARK}")}
+    return sorted((rewind for rewind in marks.values() if rewind), key=lambda rewind: rewind.get("time", 0.0))
+
+
 def _asides(run_dir: Path) -> dict[int, Path]:
     """k -> <run>/rewound-k. What a user has named otherwise is his."""
     matches = {folder: re.fullmatch(r"rewound-(\d+)", folder.name) for folder in run_dir.glob("rewound-*")}
@@ -64,7 +73,13 @@ def _asides(run_dir: Path) -> dict[int, Path]:
 
 def _rewound_to(aside: Path) -> int | None:
     """The step of a rewind that was done to its end."""
+    return (_read_mark(aside / MARK) or {}).get("step")
+
+
+def _read_mark(path: Path) -> dict[str, Any] | None:
+    """None where there is none, or none that says where the run went."""
     try:
-        return json.loads((aside / MARK).read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError):
+        mark = json.loads(path.read_text(encoding="utf-8"))
+        return mark if isinstance(mark["step"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None

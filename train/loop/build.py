@@ -23,6 +23,7 @@ from train.loop.data import build_plan, check_tokenizer, held_out
 from train.loop.rates import TimelineSchedule
 from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss
+from train.metrics.wandb_files import run_id
 from train.optim.groups import optimizers_config
 from train.process.stop import StopWish
 
@@ -87,8 +88,17 @@ def _checkpoints(run: Run, *, tokenizer_hash: str) -> Checkpoints.Config:
         **settings,
         milestones=run.timeline.phase_end_steps,
         tokenizer_hash=tokenizer_hash,
+        wandb_id=_wandb_id(run),
         last_step=run.last_step,
     )
+
+
+def _wandb_id(run: Run) -> str:
+    """On rank 0, which alone talks to W&B and writes it into checkpoints; elsewhere, and without W&B, empty."""
+    if run.metrics.wandb == "disabled" or not is_rank_0():
+        return ""
+    newest_first = reversed(committed_steps(run.checkpoint_dir))
+    return run_id(run.run_dir, [run.checkpoint_dir / f"step-{step}" for step in newest_first])
 
 
 def _check_initial(run: Run) -> None:

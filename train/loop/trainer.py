@@ -8,6 +8,7 @@ L = MoE layers, E = experts.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from torchtitan import trainer as titan
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.distributed import utils as dist_utils
 
-from data_pipelines.base.errors import RunError
+from data_pipelines.base.errors import REQUEUE_EXIT, RUN_EXIT, RunError
 from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
 from train.afmoe.decoder import moe_layers
@@ -31,6 +32,7 @@ from train.checkpoint.manager import Checkpoints
 from train.config.run import Run
 from train.engine.cpu import adapt_engine
 from train.evaluation.held_out import Batch, HeldOut
+from train.loop.history import read_history
 from train.loop.local_work import LocalWork
 from train.loop.record import make_row, measure_speed, stop_at_alarm
 from train.loop.soundness import check_counts, stop_unless_finite
@@ -140,6 +142,7 @@ class Trainer(titan.Trainer):
             settings=run.settings,
             timeline=self.timeline,
             resume_step=step.number - 1,
+            history=read_history(run.run_dir),
         )
         self.stopwatch.lap()
         if step.number == 1:
@@ -273,5 +276,6 @@ class Trainer(titan.Trainer):
 
     def close(self) -> None:
         if self.sinks is not None:
-            self.sinks.close()
+            failed = sys.exc_info()[0] is not None
+            self.sinks.close(exit_code=RUN_EXIT if failed else REQUEUE_EXIT if self.is_stopped else 0)
         super().close()

@@ -38,8 +38,8 @@ class Console:
             refresh=False,
         )
         self._bar.update(row["tokens"] - self._bar.n)
-        if "alarm" in row:
-            tqdm.write(f"WARNING: step {row['step']}: {row['alarm']}", file=sys.stdout)
+        for warning in filter(None, (row.get("alarm"), row.get("spike"))):
+            tqdm.write(f"WARNING: step {row['step']}: {warning}", file=sys.stdout)
         if "initial_validation" in row:
             untrained = row["initial_validation"]
             tqdm.write(f"untrained: validation {_losses(untrained)}" if untrained else NOT_VALIDATED, file=sys.stdout)
@@ -47,7 +47,7 @@ class Console:
             step = f"step {row['step']}, {format_tokens(row['tokens'])} tokens"
             tqdm.write(f"{step}: validation {_losses(losses)}", file=sys.stdout)
 
-    def close(self) -> None:
+    def close(self, exit_code: int = 0) -> None:
         self._bar.refresh()
         self._bar.close()
 

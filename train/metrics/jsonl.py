@@ -50,7 +50,7 @@ class JsonLines:
         self._file.write(json.dumps(row, allow_nan=False, default=os.fspath) + "\n")  # a picture is its path
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self, exit_code: int = 0) -> None:
         self._file.close()
 
 

@@ -53,6 +53,8 @@ class Watched(TypedDict, total=False):
     """The picture of the loads that the step has drawn (in the file: its path); every metrics.heatmap_every steps."""
     alarm: str
     """What the collapse alarm says, in the steps in which it goes off."""
+    spike: str
+    """What the spike alarm says, likewise (train/metrics/spikes.py)."""
 
 
 class Validated(TypedDict, total=False):
@@ -125,4 +127,4 @@ class Sink(Protocol):
 
     def write(self, row: Row) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, exit_code: int = 0) -> None: ...

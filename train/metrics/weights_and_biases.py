@@ -1,59 +1,105 @@
-"""Rows as figures, pictures and alerts of one W&B run."""
+"""One W&B run for the life of a run directory: rows become figures, pictures and alerts of it."""
 
 from __future__ import annotations
 
-import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from data_pipelines.base.errors import RunError
+from data_pipelines.base.errors import REQUEUE_EXIT, RunError
 from train.metrics.config import MetricsConfig
-from train.metrics.row import Row, Sink
+from train.metrics.events import Alert, History, starts
+from train.metrics.follower import Follower, State
+from train.metrics.row import Row
+from train.metrics.wandb_files import last_logged, mend, record_files, run_id
+from train.schedule.timeline import Timeline
 
 EVERY_LAYER = ("by_layer", "max_violation_by_layer")
 """Keys of a row that are for the file alone: a dashboard shows groups of layers."""
+PICTURES = ("loads",)
+"""Keys of a row that are paths of pictures, which the next one overwrites."""
+ALARMS = {"alarm": "experts collapsed", "spike": "spike"}
+"""Keys of a row that become alerts -> the alert's title."""
+AXIS = "tokens"
+FIRST_ATTEMPT_S = 120.0
+"""How long the first step of a run waits for W&B; its client gives up after 90 s by itself."""
 
 
 class WandB:
-    """One W&B run for the life of a run directory: its id is kept there."""
+    """A connection to the run."""
 
-    def __init__(self, config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any]):
+    def __init__(
+        self,
+        config: MetricsConfig,
+        state: State,
+        *,
+        run_dir: Path,
+        name: str,
+        settings: dict[str, Any],
+        phases: dict[str, dict[str, int]],
+        history: History,
+    ):
+        """settings: the whole resolved configuration; phases: see `phases_of`."""
         import wandb
 
+        identity = run_id(run_dir, [])
+        files = record_files(run_dir, identity)
+        for path in files:
+            mend(path)
+        self._phases = {phase: number for number, phase in enumerate(phases, 1)}
+        self._mixes = mixes_of(settings)
         self._run = wandb.init(
             project=config.wandb_project,
             entity=config.wandb_entity,
             name=name,
-            id=_wandb_id(run_dir),
-            resume="allow" if config.wandb == "online" else None,
+            id=identity,
+            resume="allow",  # offline too: it tells `wandb sync` to go on behind what is there
             mode=config.wandb,
             dir=run_dir,
-            config=settings,
+            config={**settings, "phases": phases, "code": dict(history.code), "starts": starts(history.events)},
+            allow_val_change=True,
             settings=wandb.Settings(silent=True, console="off"),
         )
+        self._run.define_metric("*", step_metric=AXIS)
+        if config.wandb == "online":
+            self.logged = self._run.starting_step - 1 if self._run.resumed else 0
+        else:
+            newest = next(filter(None, (last_logged(path) for path in reversed(files) if path.exists())), 0)
+            self.logged = max(newest, state.logged)
 
-    def write(self, row: Row) -> None:
-        shown = {key: value for key, value in row.items() if key not in EVERY_LAYER}
-        figures = {key: self._as_media(value) for key, value in _flatten(shown).items()}
-        self._run.log(figures, step=row["step"])
-        if "alarm" in row:
-            self._run.alert(title="experts collapsed", text=row["alarm"], level="WARN")
+    def log(self, row: Row, extra: dict[str, Any], *, step: int, is_new: bool) -> None:
+        """extra: further figures of the row; step: W&B's; is_new: whether this process has taken the step."""
+        shown = {key: value for key, value in row.items() if key not in (*EVERY_LAYER, *PICTURES)}
+        figures = {**_flatten(shown), "event/phase": self._phases.get(row["phase"])}
+        figures |= {**self._mixes.get(row["phase"], {}), **extra}
+        if is_new:
+            figures |= {key: _picture(row[key]) for key in PICTURES if key in row}
+        self._run.log(figures, step=step, commit=True)
+        if is_new:
+            for key in ALARMS.keys() & row.keys():
+                self.alert(Alert(ALARMS[key], f"step {row['step']}: {row[key]}"))
 
-    def _as_media(self, value: Any) -> Any:
+    def alert(self, alert: Alert) -> None:
+        self._run.alert(title=alert.title, text=alert.text, level="WARN")
+
+    def finish(self, exit_code: int) -> None:
+        if exit_code == REQUEUE_EXIT:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=exit_code)
+
+    def abandon(self) -> None:
+        """Without its goodbye: the client has failed, and the next connection starts another."""
         import wandb
 
-        return wandb.Image(str(value)) if isinstance(value, Path) else value
-
-    def close(self) -> None:
-        self._run.finish()
+        with suppress(Exception):
+            wandb.teardown()
 
 
-def _wandb_id(run_dir: Path) -> str:
-    path = run_dir / "wandb_id"
-    if not path.exists():
-        path.write_text(uuid4().hex[:8], encoding="utf-8")
-    return path.read_text(encoding="utf-8")
+def _picture(path: Any) -> Any:
+    import wandb
+
+    return wandb.Image(str(path))
 
 
 def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -64,17 +110,47 @@ def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def start_wandb(config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any]) -> list[Sink]:
-    """The W&B sink, or none where it is disabled. Raises RunError when it cannot start and the run may not go on."""
+def phases_of(timeline: Timeline) -> dict[str, dict[str, int]]:
+    """Phase -> the step that it ends in, and its edge in tokens: what the configuration only implies."""
+    edges = (window * timeline.seq_len for window in timeline.phase_edges)
+    ends = {phase: step for step, phase in timeline.phase_end_steps.items()}
+    names = (phase.name for phase in timeline.schedule.phases)
+    return {name: {"last_step": ends.get(name, 0), "to_tokens": edge} for name, edge in zip(names, edges, strict=True)}
+
+
+def mixes_of(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Phase -> {"mix/SOURCE": its share, 0..1}; empty where sources are drawn in proportion to their size."""
+    mix: dict[str, dict[str, float]] = (settings.get("data") or {}).get("mix") or {}
+    return {
+        phase: {f"mix/{source}": weight / sum(weights.values()) for source, weight in weights.items()}
+        for phase, weights in mix.items()
+    }
+
+
+def start_wandb(
+    config: MetricsConfig,
+    *,
+    run_dir: Path,
+    name: str,
+    settings: dict[str, Any],
+    timeline: Timeline,
+    resume_step: int,
+    history: History,
+) -> list[Follower]:
+    """The W&B sink, or none where it is disabled.
+
+    A run that takes its first step waits for W&B to start: raises RunError where that fails and
+    metrics.wandb_required. A run that goes on does not wait, and does not stop because of W&B.
+    """
     if config.wandb == "disabled":
         return []
-    try:
-        return [WandB(config, run_dir=run_dir, name=name, settings=settings)]
-    except Exception as error:
-        if config.wandb_required:
-            raise RunError(
-                f"W&B cannot start (metrics.wandb={config.wandb}): {error}. Log in with `wandb login`, or choose "
-                "metrics.wandb=offline, metrics.wandb=disabled, or metrics.wandb_required=false to go on without."
-            ) from error
-        print(f"WARNING: the run goes on WITHOUT W&B, which cannot start: {error}", file=sys.stderr)
-        return []
+    phases = phases_of(timeline)
+    connect = partial(WandB, config, run_dir=run_dir, name=name, settings=settings, phases=phases, history=history)
+    follower = Follower(run_dir, resume_step, history, connect)
+    if resume_step == 0 and (error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S)) and config.wandb_required:
+        follower.give_up()
+        raise RunError(
+            f"W&B cannot start (metrics.wandb={config.wandb}): {error}. Log in with `wandb login`, or choose "
+            "metrics.wandb=offline, metrics.wandb=disabled, or metrics.wandb_required=false to go on without."
+        ) from error
+    return [follower]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from tests.train.metrics.wandb_history import history
 from tests.train.runs import Result, read_rows, run
 from tests.train.small import mesh, small_settings
 from train.checkpoint.commits import committed_steps
-from train.checkpoint.rewind import rewind
+from train.checkpoint.rewind import read_rewinds, rewind
 
 TIMINGS = ("seconds", "tokens_per_second")
 
@@ -19,7 +20,8 @@ TIMINGS = ("seconds", "tokens_per_second")
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     small = small_settings(tmp_path_factory.mktemp("data"))
-    return [*small, *mesh(shards=1, expert_ranks=1), "checkpoint.interval=2", "checkpoint.keep_latest_k=10"]
+    saving = ["checkpoint.interval=2", "checkpoint.keep_latest_k=10"]
+    return [*small, *mesh(shards=1, expert_ranks=1), *saving, "metrics.wandb=offline"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,29 @@ def test_a_rewound_run_goes_on_from_there_and_what_came_after_is_set_aside(setti
     assert again.exit_codes == [0], again.output
     assert [row["step"] for row in again.rows] == [1, 2, 3, 4, 5, 6]  # a rewind that was done is not done twice
     assert untimed(again)[:4] == untimed(rewound)
+
+
+def test_a_rewound_run_is_the_same_in_wandb_and_says_where_it_went_back(finished: Path) -> None:
+    rows = history(finished)
+    steps = [1, 2, 3, 4, 5, 6, 3, 4, 5, 6]  # 3 starts: to 6, from 2 to 4, to 6
+    assert [row["step"] for row in rows] == steps
+    assert [row["_step"] for row in rows] == list(range(1, 11))
+    assert {row["_step"]: row["event/rewind"] for row in rows if "event/rewind" in row} == {7: 1}
+    assert "rewound from step 6 to step 2" in rows[6]["event/text"]
+    assert [row["event/start"] for row in rows if "event/start" in row] == [1, 2, 3]
+    identity = (finished / "wandb_id").read_text()
+    assert {path.read_text() for path in finished.glob("checkpoint/step-*/wandb_id")} == {identity}
+
+
+def test_rewinds_are_found_in_their_order_under_any_name(finished: Path, tmp_path: Path) -> None:
+    assert [(mark["step"], mark["last_step"]) for mark in read_rewinds(finished)] == [(2, 6)]
+    for name, mark in {"kept": '{"step": 4, "last_step": 8, "time": 2}', "rewound-2": '{"step": 2, "time": 3}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rewind.json").write_text(mark)
+    for name, text in {"rewound-3": "{", "rewound-4": "[]", "rewound-5": '{"step": null}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rewind.json").write_text(text)
+    assert [mark["step"] for mark in read_rewinds(tmp_path)] == [4, 2]
 
 
 def make_steps(run_dir: Path, *steps: int) -> Path:

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import torch
 
-from data_pipelines.base.errors import RunError
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
 from train.metrics.jsonl import JsonLines
 from train.metrics.row import Row
 from train.metrics.sinks import Sinks
-from train.metrics.weights_and_biases import WandB, _flatten, _wandb_id, start_wandb
-from train.pictures.loads import draw_loads
+
+FIGURES = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
+"""What the console shows of a row."""
 
 
 def row_of(**figures: Any) -> Row:
@@ -75,69 +74,22 @@ def test_a_row_that_is_no_json_is_refused(path: Path) -> None:
     sink.close()
 
 
-def test_the_wandb_id_belongs_to_the_run_directory(tmp_path: Path) -> None:
-    first, second = tmp_path / "a", tmp_path / "b"
-    first.mkdir()
-    second.mkdir()
-    assert _wandb_id(first) == _wandb_id(first)
-    assert _wandb_id(first) != _wandb_id(second)
-
-
-def test_nested_figures_are_grouped_by_slashes() -> None:
-    assert _flatten({"step": 1, "seconds": {"data": 0.5, "deep": {"x": 2}}}) == {
-        "step": 1,
-        "seconds/data": 0.5,
-        "seconds/deep/x": 2,
-    }
-
-
-class RecordedRun:
-    """Stands for W&B's run: keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.logged: list[dict[str, Any]] = []
-        self.alerts: list[dict[str, str]] = []
-
-    def log(self, figures: dict[str, Any], *, step: int) -> None:
-        self.logged.append({**figures, "at": step})
-
-    def alert(self, **alert: str) -> None:
-        self.alerts.append(alert)
-
-
-@pytest.fixture
-def wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRun:
-    recorded = RecordedRun()
-    monkeypatch.setattr("wandb.init", lambda **settings: recorded)
-    return recorded
-
-
-def write_to_wandb(row: dict[str, Any], run_dir: Path) -> None:
-    WandB(MetricsConfig(wandb="offline"), run_dir=run_dir, name="run", settings={}).write(row_of(step=7, **row))
-
-
-def test_wandb_gets_groups_of_layers_and_not_every_layer(wandb_run: RecordedRun, tmp_path: Path) -> None:
-    by_layer = {"max_violation_by_layer": {"2": 0.5}, "by_layer": {"bias_spread": {"2": 0.25}}}
-    write_to_wandb({"balance": {"early": {"max_violation": 0.5}}, **by_layer}, tmp_path)
-    assert wandb_run.logged == [{"step": 7, "balance/early/max_violation": 0.5, "at": 7}]
-
-
-def test_wandb_gets_a_path_as_a_picture(wandb_run: RecordedRun, tmp_path: Path) -> None:
-    draw_loads(torch.ones(2, 4), ["1", "2"], title="step 7", path=tmp_path / "loads.png")
-    write_to_wandb({"loads": tmp_path / "loads.png"}, tmp_path)
-    assert type(wandb_run.logged[0]["loads"]).__name__ == "Image"
-
-
-def test_an_alarm_is_an_alert_in_wandb_and_a_warning_on_the_console(
-    wandb_run: RecordedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_to_wandb({"alarm": "experts collapsed: layer 3"}, tmp_path)
-    assert [alert["text"] for alert in wandb_run.alerts] == ["experts collapsed: layer 3"]
-    figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 9.0, "tokens_per_second": 1000.0}
+def test_alarms_are_warnings_on_the_console(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(tokens=1000, seen=0, num_steps=10)
-    console.write(row_of(step=7, phase="stem", tokens=70, **figures, alarm="experts collapsed: layer 3"))
+    console.write(row_of(step=7, phase="stem", tokens=70, **FIGURES, alarm="layer 3 collapsed", spike="spike: loss 9"))
     console.close()
-    assert "WARNING: step 7: experts collapsed: layer 3" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "WARNING: step 7: layer 3 collapsed" in shown
+    assert "WARNING: step 7: spike: loss 9" in shown
+
+
+def test_a_spike_is_in_the_row_before_any_sink_sees_it(path: Path) -> None:
+    sinks = Sinks([JsonLines(path, resume_step=0)])
+    for step in range(1, 41):
+        sinks.write(row_of(step=step, loss=9.0 if step == 40 else 2.0, grad_norm=1.0))
+    sinks.close()
+    spikes = {row["step"]: row["spike"] for row in map(json.loads, path.read_text().splitlines()) if "spike" in row}
+    assert spikes == {40: "spike: loss 9.000, median of the steps before 2.000"}
 
 
 def test_a_picture_is_its_path_in_the_file(path: Path) -> None:
@@ -153,35 +105,10 @@ def test_a_negative_interval_is_refused(name: str) -> None:
         MetricsConfig(**{name: -1})  # type: ignore[arg-type]
 
 
-def break_wandb(*_: Any, **__: Any) -> None:
-    raise OSError("no network")
-
-
-def test_wandb_that_cannot_start_stops_a_run_that_requires_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WandB, "__init__", break_wandb)
-    with pytest.raises(RunError, match=r"W&B cannot start .*no network.*metrics\.wandb=offline"):
-        start_wandb(MetricsConfig(wandb="online"), run_dir=tmp_path, name="run", settings={})
-
-
-def test_a_run_that_does_not_require_wandb_says_that_it_goes_on_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(WandB, "__init__", break_wandb)
-    config = MetricsConfig(wandb="online", wandb_required=False)
-    assert start_wandb(config, run_dir=tmp_path, name="run", settings={}) == []
-    assert "goes on WITHOUT W&B, which cannot start: no network" in capsys.readouterr().err
-
-
-def test_disabled_wandb_is_no_sink(tmp_path: Path) -> None:
-    assert start_wandb(MetricsConfig(wandb="disabled"), run_dir=tmp_path, name="run", settings={}) == []
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_console_shows_step_phase_and_validation(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
     sinks = Sinks([Console(tokens=1000, seen=0, num_steps=4)])
-    sinks.write(row_of(step=4, phase="stem", tokens=1000, **figures, validation={"code": 2.25}))
-    sinks.write(row_of(step=4, phase="stem", tokens=1000, **figures, initial_validation={"code": 9.0}))
+    sinks.write(row_of(step=4, phase="stem", tokens=1000, **FIGURES, validation={"code": 2.25}))
+    sinks.write(row_of(step=4, phase="stem", tokens=1000, **FIGURES, initial_validation={"code": 9.0}))
     sinks.close()
     shown = capsys.readouterr().out
     assert "untrained: validation code 9.000" in shown
@@ -191,9 +118,8 @@ def test_the_console_shows_step_phase_and_validation(capsys: pytest.CaptureFixtu
 
 
 def test_the_console_says_why_there_is_no_validation(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
     console = Console(tokens=1000, seen=0, num_steps=1)
-    console.write(row_of(step=1, phase="stem", tokens=1000, **figures, initial_validation={}, validation={}))
+    console.write(row_of(step=1, phase="stem", tokens=1000, **FIGURES, initial_validation={}, validation={}))
     console.close()
     shown = capsys.readouterr().out
     assert shown.count("validation in this run: nothing is held out (no held-out shards") == 1
