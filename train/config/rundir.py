@@ -40,7 +40,7 @@ def check_run_dir(run: Run) -> None:
     except OSError as error:
         raise _not_writable(run.run_dir, error) from error
     checkpoint = run.settings["checkpoint"]
-    if (run.run_dir / "config.yaml").is_file() and _has_results(run.run_dir):
+    if (run.run_dir / "config.yaml").is_file() and has_results(run.run_dir):
         settings = stored_settings(run.run_dir)
         _check_same_run(settings, run.settings, run.run_dir)
         _check_nothing_is_lost(settings["checkpoint"], checkpoint, run.run_dir)
@@ -74,7 +74,7 @@ def stored_settings(run_dir: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: {problem}; this version cannot read it" for problem in error.problems]) from error
 
 
-def _has_results(run_dir: Path) -> bool:
+def has_results(run_dir: Path) -> bool:
     """A finished step, or a checkpoint where somebody has taken the rows away."""
     rows = run_dir / "metrics.jsonl"
     return (rows.is_file() and rows.stat().st_size > 0) or any(run_dir.glob("*/step-*"))
