@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import RUN_SWEEP, overrides_parser, parse_overrides, run_command
-from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, ConfigError, answers_errors, fail
-from launch.ranks import Stopped, launch_ranks
+from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, ConfigError, Stopped, answers_errors, fail
+from launch.ranks import launch_ranks
 from train.process.warm import run_warm, warm_up
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed

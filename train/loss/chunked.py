@@ -91,8 +91,8 @@ class _LinearLoss(torch.autograd.Function):
             return torch.stack(sums)
 
         starts = range(0, len(labels_T), chunk_tokens)
-        *sums, max_logit = torch.stack([sums_of(slice(start, start + chunk_tokens)) for start in starts]).unbind(1)
-        figures = LossSums(*(terms.sum() for terms in sums), max_logit=max_logit.max())
+        of_chunks = LossSums(*torch.stack([sums_of(slice(start, start + chunk_tokens)) for start in starts]).unbind(1))
+        figures = LossSums(*(terms.sum() for terms in of_chunks))._replace(max_logit=of_chunks.max_logit.max())
         ctx.save_for_backward(grad_TD, grad_VD)
         ctx.head_dtype = head_VD.dtype
         ctx.mark_non_differentiable(*figures[1:])
