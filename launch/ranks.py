@@ -59,7 +59,7 @@ def _no_log() -> Iterator[None]:
 
 
 def _launch_config(num_ranks: int, run_dir: Path) -> LaunchConfig:
-    """What `torchrun --standalone` sets, with the words of every rank but 0 in <run>/logs."""
+    """What `torchrun --standalone` sets, with the output of every rank but 0 in <run>/logs."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig
 

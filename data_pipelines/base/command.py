@@ -57,7 +57,7 @@ def overrides_parser(prog: str, *, description: str | None, multirun: str = "") 
 def add_overrides(
     parser: argparse.ArgumentParser, *, metavar: str = "override", nargs: str = "*", multirun: str = ""
 ) -> None:
-    """The last words of a command line, where the files are that they name, and Hydra's own options.
+    """The overrides of a command line, the folder that they may name files of, and Hydra's own options.
 
     multirun: what a sweep does, for the help; empty for a command that has none.
     """

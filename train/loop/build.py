@@ -1,4 +1,7 @@
-"""A checked Run -> torchtitan's Trainer.Config: data prepared, plan made, every component given its own section."""
+"""A checked Run -> torchtitan's Trainer.Config: data prepared, plan made, every component given its own section.
+
+A Config only holds settings; torchtitan's Trainer calls `.build()` of each when it is built itself (train/engine).
+"""
 
 from __future__ import annotations
 
