@@ -24,7 +24,7 @@ from contextlib import closing
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.command import parse_run, run_command, run_parser
+from data_pipelines.base.command import RUN_SWEEP, overrides_parser, parse_overrides, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, RUN_EXIT, ConfigError, RunError, answers_errors
 from data_pipelines.base.rank import is_rank_0
 from train.engine.log import send_engine_log_to
@@ -42,9 +42,10 @@ def main(arguments: list[str]) -> int:
     if args.multirun:
         return train_each(args.overrides, only_check=args.check)
     if args.cfg or args.info:
-        from train.config.show import shown
+        from data_pipelines.base.compose import shown
+        from train.config.start import checked_settings
 
-        say(shown(args, args.overrides))
+        say(shown(args, args.overrides, checked_settings))
         return 0
     if not args.check:
         stand_alone()
@@ -53,10 +54,11 @@ def main(arguments: list[str]) -> int:
 
     run = checked_run(args.overrides)
     from train.config.owner import owned
-    from train.config.rundir import open_run_dir
+    from train.config.rundir import check_run_dir, open_run_dir
     from train.config.summary import summary
 
     if args.check:
+        check_run_dir(run)
         say(summary(run))
         return 0
     with owned(run.run_dir):
@@ -68,15 +70,17 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = run_parser("python -m train", description=__doc__)
+    parser = overrides_parser("python -m train", description=__doc__, multirun=RUN_SWEEP)
     parser.add_argument(
         "--check", action="store_true", help="check the configuration, print what follows from it, stop"
     )
-    return parse_run(parser, arguments)
+    return parse_overrides(parser, arguments)
 
 
 def train_each(overrides: list[str], *, only_check: bool) -> int:
     """Trains every run of a sweep, each in a process of its own, or prints what each would be."""
+    if "LOCAL_RANK" in os.environ:
+        raise ConfigError(["--multirun: each rank of torchrun would start every run; use ./launch/local.sh --multirun"])
     announce("reading the configurations")
     from train.config.summary import summary
     from train.config.sweep import open_jobs, run_jobs
@@ -85,9 +89,12 @@ def train_each(overrides: list[str], *, only_check: bool) -> int:
     if only_check:
         print("\n\n".join(f"== {job.label}\n{summary(job.run)}" for job in jobs))
         return 0
-    if "LOCAL_RANK" in os.environ or any(job.run.world_size > 1 for job in jobs):
+    if several := [job.label for job in jobs if job.run.world_size > 1]:
         raise ConfigError(
-            ["--multirun starts one process for each run: add parallelism=single, or use ./launch/local.sh --multirun"]
+            [
+                f"--multirun starts one process for each run, but {several[0]} needs more; add parallelism=single, or "
+                "use ./launch/local.sh --multirun"
+            ]
         )
     warm_up()
     return run_jobs(jobs, lambda job: run_warm(main, job.overrides))

@@ -37,11 +37,18 @@ TIMED_PARTS = ("data", "forward_backward", "optimizer", "checkpoint", "validatio
 
 
 def write_report(run_dir: Path) -> str:
-    """Writes <run>/report.png and returns the table. Raises ValueError where there is no finished step to report."""
+    """Writes <run>/report.png and returns the table. Raises ValueError where there is no finished step to report.
+
+    A run directory that may only be read has its table all the same.
+    """
     rows, phases = require_rows(run_dir), read_phases(run_dir)
     picture = run_dir / "report.png"
-    draw(rows, phases, title=f"{run_dir.name}: {_headline(rows)}", path=picture)
-    return f"{run_dir}: {_headline(rows)}\n{UNITS}\n\n{table(rows, phases)}\n\npicture: {picture}"
+    where = str(picture)
+    try:
+        draw(rows, phases, title=f"{run_dir.name}: {_headline(rows)}", path=picture)
+    except OSError as error:
+        where = f"none, {run_dir} cannot be written ({error.strerror})"
+    return f"{run_dir}: {_headline(rows)}\n{UNITS}\n\n{table(rows, phases)}\n\npicture: {where}"
 
 
 def read_phases(run_dir: Path) -> Phases:

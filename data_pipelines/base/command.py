@@ -15,6 +15,11 @@ from data_pipelines.base.signals import end_on_signals, interruption
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEARCH_PATH = "hydra.searchpath"
 """The override that names further folders like CONFIGS."""
+RUN_SWEEP = (
+    "a run for each value, one after the other: -m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu; each run is named "
+    "after its values"
+)
+"""What --multirun does in a command that starts runs."""
 
 
 def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoReturn:
@@ -42,15 +47,20 @@ def command_parser(prog: str, *, description: str | None) -> argparse.ArgumentPa
     )
 
 
-def overrides_parser(prog: str, *, description: str | None) -> argparse.ArgumentParser:
+def overrides_parser(prog: str, *, description: str | None, multirun: str = "") -> argparse.ArgumentParser:
     """For a command that composes a configuration. Its arguments are read by parse_overrides."""
     parser = command_parser(prog, description=description)
-    add_overrides(parser)
+    add_overrides(parser, multirun=multirun)
     return parser
 
 
-def add_overrides(parser: argparse.ArgumentParser, *, metavar: str = "override", nargs: str = "*") -> None:
-    """The last words of a command line, and where the files are that they name."""
+def add_overrides(
+    parser: argparse.ArgumentParser, *, metavar: str = "override", nargs: str = "*", multirun: str = ""
+) -> None:
+    """The overrides of a command line, the folder that they may name files of, and Hydra's own options.
+
+    multirun: what a sweep does, for the help; empty for a command that has none.
+    """
     parser.add_argument("overrides", nargs=nargs, metavar=metavar, help="group=option or section.key=value")
     parser.add_argument(
         "--config-dir",
@@ -58,33 +68,16 @@ def add_overrides(parser: argparse.ArgumentParser, *, metavar: str = "override",
         type=Path,
         help="a folder like configs/ with options of your own: DIR/experiment/mine.yaml is experiment=mine",
     )
-
-
-def run_parser(prog: str, *, description: str | None) -> argparse.ArgumentParser:
-    """For a command that starts runs: Hydra's options that show a configuration, or make several of one command."""
-    parser = overrides_parser(prog, description=description)
     parser.add_argument("--cfg", choices=["job"], help="print the configuration as YAML, defaults included, and stop")
     parser.add_argument(
         "--info",
         choices=["defaults", "searchpath"],
         help="print which files the configuration is made of, or where they are looked for, and stop",
     )
-    parser.add_argument(
-        "-m",
-        "--multirun",
-        action="store_true",
-        help="a run for each value, one after the other: -m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu; each run "
-        "is named after its values",
-    )
-    return parser
-
-
-def parse_run(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """parse_overrides for a run_parser."""
-    args = parse_overrides(parser, arguments)
-    if args.multirun and (args.cfg or args.info):
-        parser.error("--cfg and --info show one configuration; leave out --multirun")
-    return args
+    if multirun:
+        parser.add_argument("-m", "--multirun", action="store_true", help=multirun)
+    else:
+        parser.set_defaults(multirun=False)
 
 
 def parse_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
@@ -95,6 +88,8 @@ def parse_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> ar
     args = parser.parse_intermixed_args(arguments)
     if problem:
         parser.error(f"argument --config-dir: {problem}")
+    if args.multirun and (args.cfg or args.info):
+        parser.error("--cfg and --info show one configuration; leave out --multirun")
     if folder:
         args.overrides.insert(0, f"{SEARCH_PATH}=[{quoted(f'file://{folder.absolute()}')}]")
     return args

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +30,15 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     with _hydra():
         config = hydra_compose(NAME, overrides=parts)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def shown(args: argparse.Namespace, overrides: list[str], checked: Callable[[list[str]], dict[str, Any]]) -> str:
+    """What a command with --cfg or --info prints instead of doing its work.
+
+    args: as command.py reads them. checked: the overrides -> what the command would use of their configuration,
+    defaults included. Raises ConfigError.
+    """
+    return info(args.info, overrides) if args.info else to_yaml(checked(overrides))
 
 
 def to_yaml(settings: dict[str, Any]) -> str:

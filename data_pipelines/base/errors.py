@@ -33,6 +33,14 @@ class RunError(RuntimeError):
     """A run that cannot go on. The message says what stands, and what to do."""
 
 
+class Stopped(Exception):
+    """A process of a command that could not finish: what the user should know, and its exit code."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def answers_errors(exit_codes: Mapping[type[Exception], int]) -> Callable[[Main], Main]:
     """Decorates the main of a command: an error of these kinds becomes "error:" lines and its exit code.
 

@@ -30,6 +30,11 @@ def adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
 
 
+def dump(section: Any) -> dict[str, Any]:
+    """A validated section as plain containers again, defaults included."""
+    return adapter(type(section)).dump_python(section, mode="json")
+
+
 def validate(settings: Mapping[str, Any], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """(section name -> object of its type, for those that validate; what is wrong with the others)."""
     sections: dict[str, Any] = {}

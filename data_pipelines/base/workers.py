@@ -73,7 +73,7 @@ def _work_through(
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside stay so: a terminal sends Ctrl-C to all, and this process is to end the others."""
+    """Processes that are started inside ignore Ctrl-C: a terminal sends it to all, and this process ends the others."""
     resource_tracker.ensure_running()  # started inside, it would take the mask off again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

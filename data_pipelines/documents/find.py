@@ -107,7 +107,7 @@ def _children(folder: str, part: str) -> list[str]:
 
 
 def _folders(root: str) -> Iterator[str]:
-    """`root` and every folder below it once, those behind links last. Links in a loop therefore come to an end."""
+    """`root` and every folder below it once, those behind links last, so that a loop of links comes to an end."""
     waiting, seen = deque([root]), set()
     while waiting:
         folder = waiting.popleft()

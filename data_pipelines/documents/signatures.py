@@ -1,11 +1,11 @@
-"""What a file is that is no text: known by its first bytes, or by a name that stands for a syntax we do not read."""
+"""What a file is if it is not text: known by its first bytes, or by a name that stands for a syntax we do not read."""
 
 from __future__ import annotations
 
 import re
 
 HEAD_BYTES = 512
-"""As many first bytes tell what a file is."""
+"""How many of its first bytes tell what a file is."""
 
 _ICONV = "convert it: iconv -f {} -t UTF-8 OLD > NEW"
 _UNPACK = "unpack it first"

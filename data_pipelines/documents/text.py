@@ -4,7 +4,7 @@
     any other text       one document
 
 In any letter case, and as they are or packed by gzip, bzip2 or xz. Text is UTF-8, with or without a byte-order mark,
-which is no part of it. Nothing else is taken for text: not bytes that are no UTF-8, not control characters (other than
+which is no part of it. Nothing else is taken for text: not bytes that are not UTF-8, not control characters (other than
 white space, BEL, BS, ESC and DEL), not a syntax that we do not read, not a file that is something else by its first
 bytes. Each of these is an error that names the file, the place in it and the remedy.
 """

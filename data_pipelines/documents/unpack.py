@@ -15,7 +15,7 @@ from data_pipelines.documents.find import StoredFile
 from data_pipelines.documents.signatures import HEAD_BYTES, packed_as
 
 PACKERS = {"gz": "gzip", "bz2": "bzip2", "xz": "xz"}
-"""Suffix in lower case, without the dot -> what packs so."""
+"""Suffix in lower case, without the dot -> what it was packed by."""
 
 _OPEN: dict[str, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import cast
 
@@ -165,6 +167,19 @@ def test_a_run_without_steps_is_an_error_that_names_the_file(
     error = capsys.readouterr().err
     assert str(tmp_path / "metrics.jsonl") in error
     assert message in error
+
+
+def test_a_run_that_may_only_be_read_has_its_table(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert report.main([str(run_dir)]) == 0
+    shown = capsys.readouterr().out
+    assert "whole run" in shown
+    assert shown.endswith(f"picture: none, {run_dir} cannot be written (Read-only file system)\n")
 
 
 def test_smoothing_is_centred_and_shorter_at_the_ends() -> None:

@@ -1,7 +1,7 @@
 """How many parameters a model has, of which kind, and what a rank holds of them. Reads shapes only, so meta tensors do.
 
-Counted are the tensors of the published format: every parameter, and the selection biases of the experts, which no
-optimizer updates but the balancing rule.
+Counted are the tensors of the published format: every parameter, and the selection biases of the experts, which
+the balancing rule updates instead of an optimizer.
 """
 
 from __future__ import annotations

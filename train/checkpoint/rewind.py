@@ -16,6 +16,7 @@ from pathlib import Path
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import write_whole
 from train.checkpoint.commits import committed_steps
+from train.metrics.jsonl import FILE_NAME, cut_rows
 
 MARK = "rewind.json"
 
@@ -25,30 +26,37 @@ def rewind(run_dir: Path, checkpoints: Path, step: int) -> str | None:
 
     Raises ConfigError where there is no complete checkpoint of `step`.
     """
-    asides = _asides(run_dir)
-    done = {number: _rewound_to(folder) for number, folder in asides.items()}
-    if done and done[max(done)] == step:
-        return None  # before the question whether it is there: the run may have gone on, and its checkpoint with age
-    steps = committed_steps(checkpoints)
-    if step not in steps:
-        there = ", ".join(map(str, steps)) or "none"
-        raise ConfigError(
-            [f"checkpoint.load_step={step}: {checkpoints} has no complete checkpoint of it; there: {there}"]
-        )
-    if steps[-1] == step:
+    if not needs_rewind(run_dir, checkpoints, step):
         return None
-    aside = run_dir / f"rewound-{max(asides, default=0) + 1}"
+    steps = committed_steps(checkpoints)
+    aside = run_dir / f"rewound-{max(_asides(run_dir), default=0) + 1}"
     aside.mkdir()
-    if (run_dir / "metrics.jsonl").is_file():
-        shutil.copy2(run_dir / "metrics.jsonl", aside)  # the run cuts its own at the step that it goes on from
+    if (run_dir / FILE_NAME).is_file():
+        shutil.copy2(run_dir / FILE_NAME, aside)
     for later in (other for other in steps if other > step):
         os.rename(checkpoints / f"step-{later}", aside / f"step-{later}")
     for link in checkpoints.glob("phase-*"):
         if link.is_symlink() and not link.exists():
             link.unlink()
     mark = {"step": step, "last_step": steps[-1]}
-    write_whole(aside / MARK, json.dumps(mark))  # last: one that was cut short goes on
+    write_whole(aside / MARK, json.dumps(mark))  # after all that: one that was cut short goes on
+    cut_rows(run_dir / FILE_NAME, after=step)
     return f"rewound to step {step}; what came after it is in {aside}"
+
+
+def needs_rewind(run_dir: Path, checkpoints: Path, step: int) -> bool:
+    """Whether there is something to set aside, and it was not done before. Raises ConfigError as `rewind` does."""
+    asides = _asides(run_dir)
+    done = {number: _rewound_to(folder) for number, folder in asides.items()}
+    if done and done[max(done)] == step:
+        return False  # before the question whether it is there: the run may have gone on, and its checkpoint with age
+    steps = committed_steps(checkpoints)
+    if step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
+        raise ConfigError(
+            [f"checkpoint.load_step={step}: {checkpoints} has no complete checkpoint of it; there: {there}"]
+        )
+    return steps[-1] != step
 
 
 def _asides(run_dir: Path) -> dict[int, Path]:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.sections import adapter, section_types, validate
+from data_pipelines.base.sections import dump, section_types, validate
 from train.config.recompute import RecomputeConfig, kind_of
 from train.config.rules.run import DERIVED
 from train.config.run import Sections
@@ -58,4 +58,4 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dump(section: Any, hint: Any) -> dict[str, Any]:
     kind = {"kind": kind_of(section)} if hint == RecomputeConfig else {}
-    return kind | ({} if section is None else adapter(type(section)).dump_python(section, mode="json"))
+    return kind | ({} if section is None else dump(section))

@@ -1,7 +1,7 @@
 """The one file that adapts torchtitan to a machine without an accelerator.
 
 What is adapted, and why, found by running (torchtitan 0.3.0, torch 2.13.0):
-- the engine's device is `cuda` where no accelerator is found; and many modules copy it when they are imported;
+- the engine's device is `cuda` where no accelerator is found, and many modules copy it when they are imported;
 - its memory monitor asks the device module for five functions that `torch.cpu` lacks;
 - `set_pg_timeouts` names a device in a barrier, which gloo refuses, and calls what torch 2.13 has under another name;
 - FSDP scales inside its reduction by an operation that gloo lacks, unless told to sum;
@@ -35,7 +35,7 @@ NOISE = (
 
 
 class CpuModule(types.ModuleType):
-    """`torch.cpu` with what torchtitan's DeviceMemoryMonitor expects besides: the process as the device's memory."""
+    """`torch.cpu` and what else torchtitan's DeviceMemoryMonitor expects, with the process as the device's memory."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
@@ -59,10 +59,10 @@ class CpuModule(types.ModuleType):
 
 @cache
 def adapt_engine() -> None:
-    """Before a mesh, a trainer or a blueprint is made; a second call, or a machine with an accelerator, needs nothing.
+    """To be called before a mesh, a trainer or a blueprint is made; does nothing with an accelerator, or a second time.
 
-    It does not matter what of torchtitan is imported already: modules that copied the device get the new one, and the
-    functions are looked up where they are called.
+    It does not matter which parts of torchtitan are imported already: modules that copied the device get the new one,
+    and the functions are looked up where they are called.
     """
     if torch.accelerator.is_available():
         return

@@ -176,7 +176,7 @@ def layer_types(model: ModelConfig) -> list[str]:
 def model_config(config: dict[str, Any]) -> ModelConfig:
     """The architecture that a config.json describes. Raises ConfigError with every key that this model cannot have."""
     # transformers' own configs have no route_norm: it always is
-    config = {**_DEFAULTS, "route_norm": True, **_flat_rope(config)}
+    config = {**_DEFAULTS, "route_norm": True, **_period(config), **_flat_rope(config)}
     if config.get("model_type") != _FIXED["model_type"]:
         got = config.get("model_type")
         raise ConfigError([f"model_type={got!r}: another architecture, expected {_FIXED['model_type']!r}"])
@@ -193,14 +193,26 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         model = ModelConfig(name="imported", max_seq_len=config.get("max_position_embeddings", 131_072), **numbers)
     except (ValueError, TypeError) as error:
         raise ConfigError([str(error)]) from error
-    if (config.get("layer_types") or layer_types(model)) != layer_types(model):
+    if (got := config.get("layer_types") or layer_types(model)) != layer_types(model):
+        full = [i + 1 for i, kind in enumerate(got) if kind == "full_attention"]
         raise ConfigError(
             [
-                f"layer_types: not supported, expected full_attention in every {model.global_every}th layer "
-                "(global_attn_every_n_layers) and sliding_attention in the others"
+                f"layer_types: not supported; expected {model.num_layers} layers, full_attention in each whose number "
+                f"is a multiple of global_attn_every_n_layers={model.global_every}, sliding_attention in the others; "
+                f"got {len(got)}, of {', '.join(sorted(set(map(str, got))))}, with full_attention in {full}"
             ]
         )
     return model
+
+
+def _period(config: dict[str, Any]) -> dict[str, int]:
+    """global_attn_every_n_layers, from the beginning of `layer_types`, which transformers goes by if it is given; the
+    rest of them is checked afterwards. Beyond the last layer where none is global."""
+    kinds = config.get("layer_types") or []
+    if not kinds:
+        return {}
+    is_any_global = "full_attention" in kinds
+    return {"global_attn_every_n_layers": 1 + (kinds.index("full_attention") if is_any_global else len(kinds))}
 
 
 def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:

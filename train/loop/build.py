@@ -1,4 +1,7 @@
-"""A checked Run -> torchtitan's Trainer.Config: data prepared, plan made, every component given its own section."""
+"""A checked Run -> torchtitan's Trainer.Config: data prepared, plan made, every component given its own section.
+
+A Config only holds settings; torchtitan's Trainer calls `.build()` of each when it is built itself (train/engine).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
 from data_pipelines.batches.record import record_data
 from data_pipelines.corpora.preparation import prepare
+from data_pipelines.shards.reader import open_held_out
 from train.afmoe.spec import model_spec
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.initial import check_initial
 from train.checkpoint.manager import Checkpoints
 from train.checkpoint.tokenizer import keep_tokenizer
 from train.config.run import Run
-from train.loop.data import build_plan, check_tokenizer, held_out
+from train.loop.data import build_plan, check_same_text, check_tokenizer, held_out
 from train.loop.rates import TimelineSchedule
 from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss
@@ -29,8 +33,11 @@ def trainer_config(run: Run) -> Trainer.Config:
     prepared = prepare(run.data)
     check_tokenizer(prepared, run.model)
     plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
+    tokenizer_hash = keep_tokenizer(run.run_dir, Path(prepared.tokenizer_dir))
+    held_out_hashes = {name: source.manifest.fingerprint for name, source in open_held_out(prepared).items()}
+    check_same_text(run.run_dir, plan, held_out_hashes)
     if is_rank_0():
-        record_data(run.run_dir, plan, prepared, run.timeline.ramp)
+        record_data(run.run_dir, plan, prepared, run.timeline.ramp, held_out=held_out_hashes)
     return Trainer.Config(
         run=run,
         held_out=held_out(run, prepared),
@@ -48,7 +55,7 @@ def trainer_config(run: Run) -> Trainer.Config:
         ),
         # global_batch_size -1: the timeline has the batch of each step
         training=replace(run.training, steps=run.last_step, global_batch_size=-1),
-        checkpoint=_checkpoints(run, tokenizer_hash=keep_tokenizer(run.run_dir, Path(prepared.tokenizer_dir))),
+        checkpoint=_checkpoints(run, tokenizer_hash=tokenizer_hash),
         parallelism=run.parallelism,
         activation_checkpoint=run.activation_checkpoint,
         compile=run.compile,

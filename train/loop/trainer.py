@@ -1,5 +1,8 @@
 """The one Trainer. Extends torchtitan's: its construction, loop, checkpointing and resume are used as they are.
 
+Trainer.Config.build() calls the constructor, which builds the model and every component. train() is torchtitan's: it
+loads the last checkpoint, then, step by step, raises `self.step`, calls train_step and checkpointer.save.
+
 A step differs from torchtitan's in what surrounds it: the batch size follows the timeline, numbers that are not finite
 stop the run before a weight changes, expert loads are counted over the whole step, and each step leaves a row.
 

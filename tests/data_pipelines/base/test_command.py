@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data_pipelines.base.command import CONFIGS, overrides_parser, parse_overrides
 from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, answers_errors
@@ -212,6 +215,42 @@ def test_the_help_shows_ones_own_options_too(
         with pytest.raises(SystemExit):
             importlib.import_module(name).main(arguments)
         assert re.search(r"experiment= .*smoke.*, mine$", capsys.readouterr().out, re.MULTILINE)
+
+
+SHOWN = {
+    "train.__main__": ("experiment=smoke", "debug.seed"),
+    "train.model": ("trinity_smoke", "optimizer.muon.momentum"),
+    "train.studies.balance": ("out", "balance.speed"),
+    "data_pipelines.prepare": ("data=stdlib", "data.held_out"),
+    "launch.local": ("run.name=a", "debug.seed"),
+}
+"""Command -> an argument, and a setting of those that it shows."""
+
+
+@pytest.mark.parametrize("name", COMPOSING)
+def test_every_command_that_composes_shows_its_configuration_and_makes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argument, setting = SHOWN[name]
+    main = importlib.import_module(name).main
+    assert main([argument, "--cfg", "job"]) == 0
+    for document in yaml.safe_load_all(capsys.readouterr().out):
+        section, *keys = setting.split(".")
+        assert reduce(getitem, keys, document[section]) is not None
+    assert main([argument, "--info", "defaults"]) == 0
+    assert re.search(r"^data/stdlib +data +", capsys.readouterr().out, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMPOSING)
+def test_a_configuration_is_shown_after_all_checks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    is_data = name == "data_pipelines.prepare"
+    wrong = ["data.vocab_sise=4", "data.held_out=7"] if is_data else ["model.dims=4", "optimizer.muon.lrr=1"]
+    assert importlib.import_module(name).main([SHOWN[name][0], "--cfg", "job", *wrong]) != 0
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert all(setting.partition("=")[0] in shown.err for setting in wrong)
 
 
 def test_a_file_that_configs_would_hide_is_refused(own_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -64,6 +65,24 @@ def test_a_phase_without_weights_is_named_with_what_to_do() -> None:
     (problem,) = refusal.value.problems
     assert problem.startswith("data.mix.general: missing, every phase needs weights; data.mix.high_quality: missing")
     assert problem.endswith("or set data.mix=null: sources in proportion to their size")
+
+
+@pytest.mark.parametrize(
+    ("given", "completed"),
+    [
+        (["data.mix.stem={web: 1, papers: 3}"], {"stem": {"web": 1, "papers": 3}}),
+        (["data.mix={general: {web: 0, papers: 0.25}, stem: {books: 1}}"], {"general": {"web": 0, "papers": 0.25}}),
+        (["data.mix.general.web=0", "data.sources={web: {glob: a}, it\\ s\\:1: {glob: b}}"], {}),
+    ],
+)
+def test_the_form_that_is_suggested_works_in_a_shell(given: list[str], completed: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        data(*FILES, *given)
+    (typed,) = [word for word in shlex.split(str(refusal.value)) if word.startswith("data.mix={")]
+    sources = [one for one in given if one.startswith("data.sources")]
+    settings = data(*FILES, *sources, typed.rstrip(","))
+    equal = dict.fromkeys(sorted(settings["sources"]), 1)
+    assert settings["mix"] == {phase: completed.get(phase, equal) for phase in MIXED}
 
 
 def test_sources_in_braces_are_all_sources() -> None:

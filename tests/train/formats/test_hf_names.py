@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AfmoeConfig
 
+from data_pipelines.base.errors import ConfigError
 from tests.train.afmoe import build_model, family_config, load_in_transformers, tiny_config, to_hf
 from train.afmoe.moe import MoE
 from train.blueprint.shapes import model_shapes
-from train.formats.hf_names import contradictions, hf_config, is_published, model_config, pieces
+from train.formats.hf_names import contradictions, hf_config, is_published, layer_types, model_config, pieces
 
 
 def test_transformers_misses_no_name_and_expects_no_other(tmp_path: Path) -> None:
@@ -206,3 +207,27 @@ def test_what_a_config_leaves_out_is_what_transformers_takes() -> None:
     left_out = {key: value for key, value in full.items() if key not in (*optional, "rope_theta", "rope_parameters")}
     assert set(full) - set(left_out) >= set(optional)
     assert model_config(left_out) == model_config(full)
+
+
+@pytest.mark.parametrize("kinds", ["ssg", "g", "s", "ssssg"])
+def test_the_period_of_global_layers_is_that_of_layer_types_where_no_key_says_it(kinds: str) -> None:
+    names = {"s": "sliding_attention", "g": "full_attention"}
+    config = {**PUBLISHED_MINI, "layer_types": [names[kinds[i % len(kinds)]] for i in range(32)]}
+    del config["global_attn_every_n_layers"]
+    assert layer_types(model_config(config)) == config["layer_types"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["full_attention"] + ["sliding_attention"] * 31, r"every_n_layers=1, .* full_attention in \[1\]"),
+        (["sliding_attention"] * 3 + ["full_attention"] * 29, r"every_n_layers=4, .* got 32, .* in \[4, 5, 6, "),
+        (["sliding_attention"] * 3 + ["full_attention"], "expected 32 layers, .* got 4, of full_attention, sliding"),
+        (["chunked_attention"] * 32, "got 32, of chunked_attention, with"),
+    ],
+)
+def test_layer_types_without_a_period_are_refused_with_what_they_are(kinds: list[str], said: str) -> None:
+    config = {**PUBLISHED_MINI, "layer_types": kinds}
+    del config["global_attn_every_n_layers"]
+    with pytest.raises(ConfigError, match=f"layer_types: not supported; .*{said}"):
+        model_config(config)

@@ -89,6 +89,18 @@ def test_all_problems_are_said_before_anything_is_made(tmp_path: Path, capsys: p
     assert not out.exists()
 
 
+def test_a_folder_of_another_run_is_found_before_any_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a=b"
+    (case,) = balance.open_cases(["sign"], out, [])
+    balance.open_run_dirs([case])
+    (out / "sign/metrics.jsonl").write_text('{"step": 1}\n')
+    assert balance.main([str(out), "--rules", "smebu,sign", "debug.seed=1"]) == CONFIG_EXIT
+    assert "debug.seed: is 1 now" in capsys.readouterr().err
+    assert [entry.name for entry in out.iterdir()] == ["sign"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -138,7 +150,10 @@ def test_the_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_the_help_are_configurations(example: str) -> None:
+def test_the_examples_of_the_help_are_configurations(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no runs/ lies
     args = balance.parse(shlex.split(example))
     balance.open_case(args.rules.split(",")[-1], args.out, args.overrides)
 
