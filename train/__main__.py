@@ -54,10 +54,9 @@ def main(arguments: list[str]) -> int:
     run = checked_run(args.overrides)
     from train.config.owner import owned
     from train.config.rundir import open_run_dir
-    from train.config.summary import summary
 
     if args.check:
-        say(summary(run))
+        say(checked(run))
         return 0
     with owned(run.run_dir):
         open_run_dir(run)
@@ -75,15 +74,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parse_run(parser, arguments)
 
 
+def checked(run: Run) -> str:
+    """The summary of a run that could start, with what should be known of where its weights come from."""
+    from train.config.summary import summary
+    from train.loop.origin import check_origin
+
+    note = check_origin(run)
+    return f"{summary(run)}\nnote           {note}" if note else summary(run)
+
+
 def train_each(overrides: list[str], *, only_check: bool) -> int:
     """Trains every run of a sweep, each in a process of its own, or prints what each would be."""
     announce("reading the configurations")
-    from train.config.summary import summary
     from train.config.sweep import open_jobs, run_jobs
 
     jobs = open_jobs(overrides)
     if only_check:
-        print("\n\n".join(f"== {job.label}\n{summary(job.run)}" for job in jobs))
+        print("\n\n".join(f"== {job.label}\n{checked(job.run)}" for job in jobs))
         return 0
     if "LOCAL_RANK" in os.environ or any(job.run.world_size > 1 for job in jobs):
         raise ConfigError(

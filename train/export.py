@@ -99,9 +99,9 @@ def _tokenizer_dir(run: Run, checkpoint: Path) -> Path:
     from train.checkpoint.tokenizer import FOLDER, check_hash, has_tokenizer
 
     kept = run.run_dir / FOLDER
-    if not has_tokenizer(run.run_dir):
+    if not has_tokenizer(kept):
         try:
-            return find_tokenizer(run.data)
+            kept = find_tokenizer(run.data)
         except (ValueError, OSError) as error:
             raise ConfigError(
                 [f"{kept}: the run has kept no tokenizer, and with its data there is none ({error}); put it there"]

@@ -22,8 +22,10 @@ from transformers import AfmoeConfig, AfmoeForCausalLM
 
 from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 from tests.train.runs import run
 from tests.train.small import SEQ_LEN, mesh, small_settings
+from train.__main__ import main as train_main
 from train.afmoe.config import ModelConfig
 from train.checkpoint.initial import check_initial
 from train.checkpoint.reader import CheckpointReader
@@ -204,6 +206,52 @@ def test_another_start_than_that_of_the_run_is_refused(continued, published):
     result = run([*command, f"checkpoint.initial_load_path={published}"], run_dir=run_dir, num_ranks=1)
     assert result.exit_codes == [CONFIG_EXIT]
     assert "checkpoint.initial_load_path: is " in result.output
+
+
+# The tokenizer that the weights came with
+
+
+@pytest.fixture(scope="module")
+def foreign(published: Path, folder: Path) -> Path:
+    """The published weights beside another tokenizer than that of the data."""
+    shutil.copytree(published, folder / "foreign")
+    save_tokenizer(train_tokenizer(["hot dogs bark " * 20], vocab_size=270), folder / "foreign")
+    return folder / "foreign"
+
+
+def check_command(small: list[str], source: Path, *overrides: str) -> list[str]:
+    return ["--check", *small, *mesh(shards=1, expert_ranks=1), f"checkpoint.initial_load_path={source}", *overrides]
+
+
+def test_weights_of_another_tokenizer_are_refused_by_the_check_unless_that_is_allowed(small, foreign, folder, capsys):
+    assert train_main(check_command(small, foreign)) == CONFIG_EXIT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(foreign / "tokenizer.json") in line
+    assert str(folder / "tokenizer/tokenizer.json") in line
+    assert train_main(check_command(small, foreign, "data.tokenizer_may_differ=true")) == 0
+
+
+def test_the_check_of_a_start_reads_its_architecture_and_says_what_it_cannot_compare(small, published, capsys):
+    assert train_main(check_command(small, published)) == 0
+    assert "note           checkpoint.initial_load_path=" in capsys.readouterr().out
+    assert train_main(check_command(small, published, "model.top_k=4")) == CONFIG_EXIT
+    assert "num_experts_per_tok=2 contradicts model.top_k=4" in capsys.readouterr().err
+
+
+def test_an_import_keeps_the_tokenizer_that_its_weights_came_with(small, foreign, tmp_path, capsys):
+    import_hf(foreign, tmp_path / "imported")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        assert (tmp_path / "imported" / name).read_bytes() == (foreign / name).read_bytes()
+    assert train_main(check_command(small, tmp_path / "imported")) == CONFIG_EXIT
+    assert f"the tokenizer {tmp_path / 'imported/tokenizer.json'}" in capsys.readouterr().err
+
+
+def test_every_rank_refuses_weights_of_another_tokenizer_and_writes_nothing(small, foreign, tmp_path):
+    command = [*small, *mesh(shards=2, expert_ranks=1), f"checkpoint.initial_load_path={foreign}"]
+    result = run(command, run_dir=tmp_path / "run", num_ranks=2)
+    assert result.exit_codes == [CONFIG_EXIT] * 2, result.output
+    assert result.output.count("in which the same ids mean other texts") == 2
+    assert [file.name for file in (tmp_path / "run").iterdir() if file.suffix != ".log"] == ["config.yaml"]
 
 
 # Bad input

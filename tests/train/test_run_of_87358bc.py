@@ -76,3 +76,7 @@ def test_it_goes_on_with_the_rows_that_it_would_have_had(folder: Path) -> None:
     assert result.exit_codes == [0, 0], result.output
     expected = [json.loads(line) for line in (folder / "rows_7_to_13.jsonl").read_text().splitlines()]
     assert [untimed(row) for row in result.rows[6:]] == [untimed(row) for row in expected]
+    assert result.output.count("checkpoints of this run do not say which tokenizer they had; the one of its data") == 1
+    kept = (folder / "run/tokenizer/tokenizer.json").read_bytes()
+    assert kept == (folder / "tokenizer/tokenizer.json").read_bytes()
+    assert (folder / "run/checkpoint/step-13/tokenizer.sha256").read_text() == hashlib.sha256(kept).hexdigest()
