@@ -43,6 +43,9 @@ SETTINGS = [
 ]
 """As that run was started, in the folder that is packed: its paths are relative."""
 TIMINGS = ("seconds", "tokens_per_second")
+OTHER_MACHINE = 1e-4
+"""Relative. A CPU of another kind has other kernels, which add float32 in another order: 4e-8 of the loss in the first
+step, more in each one after. Moments that are lost show as 9e-4 of the loss in the second step."""
 
 
 @pytest.fixture
@@ -54,8 +57,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "legacy"
 
 
-def untimed(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in TIMINGS}
+def whole(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What no machine rounds: step, tokens, digest of the batch, experts without a token, ..."""
+    return {key: value for key, value in row.items() if not isinstance(value, float | dict)}
+
+
+def measured(row: Mapping[str, Any]) -> dict[str, float]:
+    """Without its timings; a figure of a layer beside the others; of the differences between losses, the losses."""
+    figures = {key: value for key, value in row.items() if isinstance(value, float) and key not in TIMINGS}
+    by_layer = {f"max_violation of {layer}": value for layer, value in row["max_violation_by_layer"].items()}
+    return figures | by_layer | {"batch_het": row["loss"] + row["batch_het"]}
 
 
 def test_its_loss_is_the_one_that_it_had(folder: Path) -> None:
@@ -75,7 +86,9 @@ def test_it_goes_on_with_the_rows_that_it_would_have_had(folder: Path) -> None:
     result = run(SETTINGS, run_dir=folder / "run", num_ranks=2, hook=partial(os.chdir, folder))
     assert result.exit_codes == [0, 0], result.output
     expected = [json.loads(line) for line in (folder / "rows_7_to_13.jsonl").read_text().splitlines()]
-    assert [untimed(row) for row in result.rows[6:]] == [untimed(row) for row in expected]
+    for row, would_have_had in zip(result.rows[6:], expected, strict=True):
+        assert whole(row) == whole(would_have_had)
+        assert measured(row) == pytest.approx(measured(would_have_had), rel=OTHER_MACHINE)
     assert result.output.count("checkpoints of this run do not say which tokenizer they had; the one of its data") == 1
     kept = (folder / "run/tokenizer/tokenizer.json").read_bytes()
     assert kept == (folder / "tokenizer/tokenizer.json").read_bytes()
