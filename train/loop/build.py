@@ -14,10 +14,13 @@ from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.prepared import Prepared
 from train.afmoe.spec import model_spec
 from train.checkpoint.manager import Checkpoints
-from train.checkpoint.tokenizer import keep_tokenizer, tokenizer_hash
+from train.checkpoint.tokenizer import HASH, keep_tokenizer, tokenizer_hash
 from train.config.run import Run
+from train.formats.hf_folder import CONFIG
+from train.formats.hf_names import hf_config
+from train.formats.hf_write import json_text, token_ids_of
 from train.loop.data import build_plan, check_tokenizer, held_out
-from train.loop.origin import check_origin, compare_tokenizers
+from train.loop.origin import check_origin, compare_tokenizers, max_positions
 from train.loop.rates import TimelineSchedule
 from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss
@@ -78,6 +81,18 @@ def _checkpoints(run: Run, prepared: Prepared) -> Checkpoints.Config:
     return Checkpoints.Config(
         **settings,
         milestones=run.timeline.phase_end_steps,
-        tokenizer_hash=tokenizer_hash(run.run_dir, run.checkpoint_dir, Path(prepared.tokenizer_dir)),
+        beside=_beside_weights(run, Path(prepared.tokenizer_dir)),
         last_step=run.last_step,
     )
+
+
+def _beside_weights(run: Run, tokenizer: Path) -> dict[str, str]:
+    """File name -> text: which tokenizer gave the ids their meaning, and what no shape shows of the architecture."""
+    config = hf_config(
+        run.model,
+        max_positions=max_positions(run),
+        speed=run.balance.speed,
+        token_ids=token_ids_of(tokenizer),
+        dtype="float32",
+    )
+    return {HASH: tokenizer_hash(run.run_dir, run.checkpoint_dir, tokenizer), CONFIG: json_text(config)}

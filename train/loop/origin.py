@@ -10,7 +10,7 @@ from pathlib import Path
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.corpora.preparation import find_tokenizer
 from train.checkpoint.commits import committed_steps
-from train.checkpoint.initial import check_initial
+from train.checkpoint.initial import check_initial, positions_of
 from train.checkpoint.tokenizer import check_origin_tokenizer
 from train.config.run import Run
 
@@ -37,6 +37,16 @@ def compare_tokenizers(run: Run, tokenizer: Path) -> str | None:
     """The same for the tokenizer of the data alone."""
     origin = origin_of(run)
     return None if origin is None or run.data.tokenizer_may_differ else check_origin_tokenizer(origin, tokenizer)
+
+
+def max_positions(run: Run) -> int:
+    """The longest sequence that the weights of a run are meant for: its own, or that of the weights it started from.
+
+    A checkpoint has the number, so that it stays when the origin is gone.
+    """
+    steps = committed_steps(run.checkpoint_dir)
+    before = run.checkpoint_dir / f"step-{steps[-1]}" if steps else origin_of(run)
+    return max(run.timeline.seq_len, positions_of(before))
 
 
 def origin_of(run: Run) -> Path | None:
