@@ -55,11 +55,10 @@ def main(arguments: list[str]) -> int:
     run = checked_run(args.overrides)
     from train.config.owner import owned
     from train.config.rundir import check_run_dir, open_run_dir
-    from train.config.summary import summary
 
     if args.check:
         check_run_dir(run)
-        say(summary(run))
+        say(checked(run))
         return 0
     with owned(run.run_dir):
         open_run_dir(run)
@@ -77,17 +76,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parse_overrides(parser, arguments)
 
 
+def checked(run: Run) -> str:
+    """The summary of a run that could start, with what should be known of where its weights come from."""
+    from train.config.summary import summary
+    from train.loop.origin import check_origin
+
+    note = check_origin(run)
+    return f"{summary(run)}\nnote           {note}" if note else summary(run)
+
+
 def train_each(overrides: list[str], *, only_check: bool) -> int:
     """Trains every run of a sweep, each in a process of its own, or prints what each would be."""
     if "LOCAL_RANK" in os.environ:
         raise ConfigError(["--multirun: each rank of torchrun would start every run; use ./launch/local.sh --multirun"])
     announce("reading the configurations")
-    from train.config.summary import summary
     from train.config.sweep import open_jobs, run_jobs
 
     jobs = open_jobs(overrides)
     if only_check:
-        print("\n\n".join(f"== {job.label}\n{summary(job.run)}" for job in jobs))
+        print("\n\n".join(f"== {job.label}\n{checked(job.run)}" for job in jobs))
         return 0
     if several := [job.label for job in jobs if job.run.world_size > 1]:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""texts -> bpe: a trained tokenizer, as a Hugging Face folder -> encoder: text <-> token ids."""
+"""texts -> bpe: a trained tokenizer, a Hugging Face folder -> file: opened, compared -> encoder: text <-> ids."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from data_pipelines.base.rank import is_rank_0
 from data_pipelines.tokenizer.bpe import END
+from data_pipelines.tokenizer.file import NAME, open_tokenizer
 
 
 class TextEncoder:
@@ -25,19 +23,16 @@ class TextEncoder:
     Raises ValueError where a folder has no tokenizer or no end-of-text token, or where its files cannot be read.
     """
 
+    hash: str
+    """sha256 of tokenizer.json: what shards know their tokenizer by."""
+
     def __init__(self, folder: str | Path, *, quiet: bool = False):
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; expected the folder of a Hugging Face tokenizer")
-        content = path.read_bytes()
-        self.hash = hashlib.sha256(content).hexdigest()
-        """What shards know their tokenizer by."""
-        try:
-            self._tokenizer = Tokenizer.from_buffer(content)
-        except Exception as err:  # what the library raises has no class of its own
-            raise ValueError(f"{path} is no tokenizer that this version of `tokenizers` reads ({err})") from err
-        if (settings := _switch_off(self._tokenizer)) and not quiet and is_rank_0():
-            _say_once(f"{path}: {', '.join(settings)} switched off: a document is all of its tokens, and no others")
+        self._tokenizer, switched_off, self.hash = open_tokenizer(Path(folder))
+        if switched_off and not quiet and is_rank_0():
+            _say_once(
+                f"{Path(folder) / NAME}: {', '.join(switched_off)} switched off: a document is all of its tokens, and "
+                "no others"
+            )
         self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text, not an end
         self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
         self.eos_id = self._eos_id(Path(folder))
@@ -62,21 +57,6 @@ class TextEncoder:
         if token_id is None:
             raise ValueError(f"{folder}: no end-of-text token; name one as eos_token in tokenizer_config.json")
         return token_id
-
-
-def _switch_off(tokenizer: Tokenizer) -> list[str]:
-    """The names of the settings that would have lost, added or varied tokens."""
-    settings = []
-    if tokenizer.truncation is not None:
-        settings.append(f"truncation to {tokenizer.truncation['max_length']:,} tokens")
-        tokenizer.no_truncation()
-    if tokenizer.padding is not None:
-        settings.append("padding")
-        tokenizer.no_padding()
-    if getattr(tokenizer.model, "dropout", None):
-        settings.append(f"dropout={tokenizer.model.dropout:g}")
-        tokenizer.model.dropout = None
-    return settings
 
 
 @cache  # a command opens its tokenizer several times

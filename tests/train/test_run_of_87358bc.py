@@ -89,3 +89,7 @@ def test_it_goes_on_with_the_rows_that_it_would_have_had(folder: Path) -> None:
     for row, would_have_had in zip(result.rows[6:], expected, strict=True):
         assert whole(row) == whole(would_have_had)
         assert measured(row) == pytest.approx(measured(would_have_had), rel=OTHER_MACHINE)
+    assert result.output.count("checkpoints of this run do not say which tokenizer they had; the one of its data") == 1
+    kept = (folder / "run/tokenizer/tokenizer.json").read_bytes()
+    assert kept == (folder / "tokenizer/tokenizer.json").read_bytes()
+    assert (folder / "run/checkpoint/step-13/tokenizer.sha256").read_text() == hashlib.sha256(kept).hexdigest()

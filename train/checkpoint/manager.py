@@ -34,7 +34,6 @@ from train.checkpoint.commits import (
     name_milestones,
     stale_steps,
 )
-from train.checkpoint.tokenizer import HASH
 from train.formats.hf_folder import PublishedStorage
 
 
@@ -45,8 +44,8 @@ class Checkpoints(CheckpointManager):
     class Config(CheckpointManager.Config):
         milestones: dict[int, str] = field(default_factory=dict)
         """Step that ends a phase -> the phase; derived from the schedule. These checkpoints are never deleted."""
-        tokenizer_hash: str = ""
-        """sha256 of the run's tokenizer.json; each checkpoint has it beside its tensors."""
+        beside: dict[str, str] = field(default_factory=dict)
+        """File name -> its text: what each checkpoint says of its tensors, wherever it is taken."""
         last_step: int = 0
         """Step after which the run ends; derived from the schedule."""
 
@@ -91,7 +90,8 @@ class Checkpoints(CheckpointManager):
     def _try_commit(self, partial: Path, final: Path) -> OSError | None:
         """On rank 0: makes a written checkpoint the real one, or says why not."""
         try:
-            (partial / HASH).write_text(self.config.tokenizer_hash, encoding="utf-8")
+            for name, text in self.config.beside.items():
+                (partial / name).write_text(text, encoding="utf-8")
             commit(partial, final)
             name_milestones(final.parent, self.config.milestones)
         except OSError as error:

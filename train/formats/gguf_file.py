@@ -101,11 +101,11 @@ class _Target:
 
 
 def write_gguf(
-    path: Path, model: ModelConfig, reader: Reader, tokenizer_dir: Path, *, dtype: Dtype, seq_len: int
+    path: Path, model: ModelConfig, reader: Reader, tokenizer_dir: Path, *, dtype: Dtype, max_positions: int
 ) -> None:
     """Write `path`, whole or not at all: it is written beside its place and renamed.
 
-    dtype: of the matrices; see `encoding` for what stays float32. seq_len: the context length that the file states.
+    dtype: of the matrices; see `encoding` for what stays float32. max_positions: the context length that it states.
     Raises ConfigError for a model or tokenizer that llama.cpp would run otherwise than we do, and for a `path` that is
     something else; ValueError where `tokenizer_dir` has no tokenizer; OSError where `path` cannot be written.
     """
@@ -113,7 +113,7 @@ def write_gguf(
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.AFMOE])
-        _add_keys(writer, model, dtype=dtype, seq_len=seq_len)
+        _add_keys(writer, model, dtype=dtype, max_positions=max_positions)
         add_tokenizer(writer, tokenizer_dir, vocab_size=model.vocab_size)
         targets = [_target(source, tuple(shape), dtype) for source, shape in reader.shapes.items()]
         for target in targets:
@@ -171,13 +171,13 @@ def _name(source: str) -> str:
     return f"{gguf.TENSOR_NAMES[kind].format(bid=layer_id)}.{suffix}"
 
 
-def _add_keys(writer: gguf.GGUFWriter, model: ModelConfig, *, dtype: Dtype, seq_len: int) -> None:
+def _add_keys(writer: gguf.GGUFWriter, model: ModelConfig, *, dtype: Dtype, max_positions: int) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(model.name)
     writer.add_file_type(_ENCODINGS[dtype][0])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(model.vocab_size)
-    writer.add_context_length(seq_len)
+    writer.add_context_length(max_positions)
     writer.add_embedding_length(model.dim)
     writer.add_block_count(model.num_layers)
     writer.add_layer_norm_rms_eps(model.norm_eps)

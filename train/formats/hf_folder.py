@@ -30,6 +30,7 @@ from train.afmoe.config import ModelConfig
 from train.blueprint.shapes import shape_problems
 from train.formats.hf_names import Piece, model_config, pieces
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
 """Names, in safetensors, of the dtypes that become float32 without loss."""
@@ -142,7 +143,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def published_model(folder: Path) -> ModelConfig:
     """The architecture of a published folder. Raises ConfigError, naming the key, for one that this model is not."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     config = read_json(path)
     try:
         return model_config(config)

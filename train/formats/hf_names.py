@@ -7,7 +7,7 @@ config keys: the published Trinity checkpoints; torchtitan's w1, w2, w3 are thei
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data_pipelines.base.errors import ConfigError
@@ -79,6 +79,7 @@ _DEFAULTS = {
     "global_attn_every_n_layers": 4,
     "sliding_window": 1024,
     "mup_enabled": False,
+    "max_position_embeddings": 16_384,
 }
 """Key of config.json -> what transformers' AfmoeConfig takes where it is left out (theta of RoPE: `_flat_rope`). Sizes
 are not among them: a config without one is damaged."""
@@ -144,10 +145,13 @@ def is_published(name: str) -> bool:
     return name in _OUTER or (match is not None and match[2] in _LAYER | _STACK)
 
 
-def hf_config(model: ModelConfig, *, seq_len: int, speed: float, token_ids: dict[str, int | None], dtype: str) -> dict:
+def hf_config(
+    model: ModelConfig, *, max_positions: int, speed: float, token_ids: Mapping[str, int | None], dtype: str
+) -> dict[str, Any]:
     """config.json of `model`, with every key that a consumer of published Trinity checkpoints reads.
 
-    speed: bias change per step of the balancing rule, `load_balance_coeff` there; token_ids: bos, eos and pad id.
+    max_positions: longest sequence that the weights are meant for; speed: bias change per step of the balancing rule,
+    `load_balance_coeff` there; token_ids: bos, eos and pad id.
     Consumers: transformers' and vLLM's read `rope_parameters`, SGLang's and older transformers `rope_theta` and
     `rope_scaling`; vLLM's needs `score_func`, `route_norm`, `n_group` and `topk_group`, which transformers ignores.
     """
@@ -158,7 +162,7 @@ def hf_config(model: ModelConfig, *, seq_len: int, speed: float, token_ids: dict
         **{theirs: getattr(model, ours) for theirs, ours in _SAME.items()},
         "layer_types": layer_types(model),
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "max_position_embeddings": seq_len,
+        "max_position_embeddings": max_positions,
         "load_balance_coeff": speed,
         "initializer_range": 0.02,
         "use_cache": True,
@@ -174,7 +178,10 @@ def layer_types(model: ModelConfig) -> list[str]:
 
 
 def model_config(config: dict[str, Any]) -> ModelConfig:
-    """The architecture that a config.json describes. Raises ConfigError with every key that this model cannot have."""
+    """The architecture that a config.json describes; its max_seq_len is what the weights were made for.
+
+    Raises ConfigError with every key that this model cannot have.
+    """
     # transformers' own configs have no route_norm: it always is
     config = {**_DEFAULTS, "route_norm": True, **_period(config), **_flat_rope(config)}
     if config.get("model_type") != _FIXED["model_type"]:
@@ -190,7 +197,7 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         raise ConfigError(problems)
     numbers = {ours: config[theirs] for theirs, ours in _SAME.items()}
     try:
-        model = ModelConfig(name="imported", max_seq_len=config.get("max_position_embeddings", 131_072), **numbers)
+        model = ModelConfig(name="imported", max_seq_len=config["max_position_embeddings"], **numbers)
     except (ValueError, TypeError) as error:
         raise ConfigError([str(error)]) from error
     if (got := config.get("layer_types") or layer_types(model)) != layer_types(model):
@@ -217,9 +224,17 @@ def _period(config: dict[str, Any]) -> dict[str, int]:
 
 def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with the keys of older transformers, `rope_theta` and `rope_scaling`, wherever it keeps the values."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    scaling = None if rope.get("rope_type", rope.get("type", "default")) == "default" else rope
+    found = [rope for rope in (config.get("rope_parameters"), config.get("rope_scaling")) if rope]
+    rope = found[0] if found else {}
+    scaling = next((rope for rope in found if not _is_plain(rope)), None)
     return {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta", 10_000.0)), "rope_scaling": scaling}
+
+
+def _is_plain(rope: Any) -> bool:
+    """Whether positions are turned as they are: not scaled, and not by other rules in each kind of layer."""
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        return False
+    return rope.get("rope_type", rope.get("type", "default")) == "default"
 
 
 def contradictions(theirs: ModelConfig, ours: ModelConfig) -> list[str]:

@@ -94,5 +94,5 @@ def _token_id(vocabulary: Any, token: Any) -> int | None:
     return None if text is None else vocabulary.token_to_id(text)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def json_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

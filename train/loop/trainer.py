@@ -11,7 +11,7 @@ L = MoE layers, E = experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -55,6 +55,8 @@ class Trainer(titan.Trainer):
         run: Run
         held_out: dict[str, Batch] = field(default_factory=dict)
         """Source -> held-out windows."""
+        on_first_step: Callable[[], None] = lambda: None
+        """Called by every rank before the first step of this process, when its data have proved to be the run's."""
 
         def to_dict(self) -> dict[str, Any]:
             return self.run.settings
@@ -115,6 +117,7 @@ class Trainer(titan.Trainer):
                 f"the checkpoint continues at window {self.dataloader.next_window:,}, but step {step.number} of the "
                 f"schedule begins at window {step.first_window:,}; it belongs to another schedule"
             )
+        self.config.on_first_step()
         run = self.config.run
         self.sinks = open_sinks(
             run.metrics,

@@ -75,7 +75,7 @@ def count_on_ranks(config: ModelConfig, mesh: str) -> list[list[Part]]:
 )
 def test_the_family_has_as_many_parameters_as_in_transformers(name: str, total: int, active: float) -> None:
     config = family_config(name)
-    exported = hf_config(config, seq_len=16, speed=1e-3, token_ids=TOKEN_IDS, dtype="bfloat16")
+    exported = hf_config(config, max_positions=16, speed=1e-3, token_ids=TOKEN_IDS, dtype="bfloat16")
     with torch.device("meta"):
         reference = AfmoeForCausalLM(AfmoeConfig(**exported))
     parts = count_whole(config)

@@ -99,12 +99,12 @@ READ_BY = {
 @pytest.mark.parametrize("reader", READ_BY)
 def test_the_config_has_every_key_that_is_read(reader: str) -> None:
     token_ids: dict[str, int | None] = {"bos_token_id": 0, "eos_token_id": 3, "pad_token_id": 2}
-    config = hf_config(tiny_config(), seq_len=8, speed=1e-3, token_ids=token_ids, dtype="float32")
+    config = hf_config(tiny_config(), max_positions=8, speed=1e-3, token_ids=token_ids, dtype="float32")
     assert set(READ_BY[reader].split()) <= config.keys()
 
 
 def test_transformers_takes_the_config_as_it_stands() -> None:
-    config = hf_config(tiny_config(), seq_len=8, speed=1e-3, token_ids={"eos_token_id": 3}, dtype="bfloat16")
+    config = hf_config(tiny_config(), max_positions=8, speed=1e-3, token_ids={"eos_token_id": 3}, dtype="bfloat16")
     theirs = AfmoeConfig(**config)
     assert theirs.dtype == torch.bfloat16
     assert theirs.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
@@ -113,7 +113,7 @@ def test_transformers_takes_the_config_as_it_stands() -> None:
 
 
 def test_the_config_of_trinity_large() -> None:
-    config = hf_config(family_config("trinity_large"), seq_len=8192, speed=5e-4, token_ids={}, dtype="bfloat16")
+    config = hf_config(family_config("trinity_large"), max_positions=8192, speed=5e-4, token_ids={}, dtype="bfloat16")
     assert config["layer_types"] == (["sliding_attention"] * 3 + ["full_attention"]) * 15
     expected = {
         "hidden_size": 3072,
@@ -176,7 +176,9 @@ def test_the_published_config_of_mini_is_our_trinity_mini() -> None:
     assert differ == {"hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers"} | {
         f"num_{kind}_heads" for kind in ("attention", "key_value")
     }
-    exported = hf_config(family_config("trinity_mini"), seq_len=131072, speed=1e-3, token_ids={}, dtype="bfloat16")
+    exported = hf_config(
+        family_config("trinity_mini"), max_positions=131072, speed=1e-3, token_ids={}, dtype="bfloat16"
+    )
     assert {key: exported[key] for key in PUBLISHED_MINI} == PUBLISHED_MINI
 
 
@@ -184,7 +186,7 @@ def test_the_published_config_of_mini_is_our_trinity_mini() -> None:
 @pytest.mark.parametrize("through_transformers", [False, True])
 def test_a_config_comes_back_as_it_went(name: str, through_transformers: bool) -> None:
     ours = replace(family_config(name), route_norm=not through_transformers, num_shared_experts=2, rope_theta=5e5)
-    config = hf_config(ours, seq_len=ours.max_seq_len, speed=1e-3, token_ids={}, dtype="float32")
+    config = hf_config(ours, max_positions=ours.max_seq_len, speed=1e-3, token_ids={}, dtype="float32")
     if through_transformers:
         config = AfmoeConfig(**config).to_dict()
     back = model_config(config)
@@ -204,6 +206,7 @@ def test_what_a_config_leaves_out_is_what_transformers_takes() -> None:
     theirs = AfmoeConfig(num_hidden_layers=4, hidden_size=64, num_dense_layers=1)
     full = theirs.to_dict()
     optional = ("rms_norm_eps", "route_scale", "global_attn_every_n_layers", "sliding_window", "mup_enabled")
+    optional += ("max_position_embeddings",)
     left_out = {key: value for key, value in full.items() if key not in (*optional, "rope_theta", "rope_parameters")}
     assert set(full) - set(left_out) >= set(optional)
     assert model_config(left_out) == model_config(full)

@@ -1,4 +1,4 @@
-"""train/loop/build.py: a run reads the text that it began with, or says that it cannot."""
+"""train/loop/build.py: a run reads the text that it began with, or says so; its folder has it from the first step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.batches.record import read_data_record
-from tests.train.small import MODEL, VOCAB_SIZE
+from tests.train.small import MODEL, VOCAB_SIZE, mesh, small_settings
 from train.config.check import check
 from train.config.run import Run
 from train.config.rundir import open_run_dir
@@ -29,13 +29,13 @@ def texts(tmp_path: Path) -> Path:
 
 
 def start(texts: Path, *overrides: str) -> Run:
-    """A start up to where the engine would begin; the run has made a step then."""
+    """A start up to the end of its first step, without the engine."""
     data = ["data=files", f"data.sources.web.glob={texts}/*.txt", f"data.dir={texts.parent}/data", "data.mix=null"]
     sizes = ["training.seq_len=32", "schedule.token_scale=1e-10", f"data.vocab_size={VOCAB_SIZE}", "data.held_out=0.1"]
     places = [f"run.dir={texts.parent}/run", "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 4}]"]
     run = check(compose(["experiment=smoke", *MODEL, *data, *sizes, *places, *overrides]))
     open_run_dir(run)
-    trainer_config(run)
+    trainer_config(run).on_first_step()
     (run.run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
     return run
 
@@ -84,7 +84,7 @@ def test_another_text_with_a_tokenizer_of_its_own_is_refused_and_the_record_stay
     before = read_data_record(run.run_dir)
     for file in texts.iterdir():
         file.write_text("a completely different story about quick brown foxes. " * 60)
-    with pytest.raises(ConfigError, match=r"run/tokenizer: the run's tokenizer has hash"):
+    with pytest.raises(ConfigError, match=r"source web: its text is another"):
         start(texts)
     assert read_data_record(run.run_dir) == before
 
@@ -101,3 +101,13 @@ def test_a_run_that_has_made_no_step_may_begin_with_another_text(texts: Path, fi
     (run.run_dir / "metrics.jsonl").unlink()
     (texts / "new.txt").write_text("a dog. " * 300)
     assert start(texts, fixed_tokenizer)
+
+
+def test_a_run_directory_gets_its_data_when_the_first_step_begins(tmp_path: Path) -> None:
+    """The engine finds out whether they are those of the checkpoint that a run goes on from."""
+    settings = [*small_settings(tmp_path / "data"), *mesh(shards=1, expert_ranks=1), f"run.dir={tmp_path / 'run'}"]
+    (tmp_path / "run").mkdir()
+    config = trainer_config(check(compose(settings)))
+    assert list((tmp_path / "run").iterdir()) == []
+    config.on_first_step()
+    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == ["plan.json", "tokenizer"]
