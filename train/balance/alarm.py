@@ -5,40 +5,16 @@ L = MoE layers, E = experts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from train.balance.measures import dead_experts, max_violation
+from train.balance.rules.base import AlarmConfig
 
 NAMED = 5
 """Layers that a message names, at most, and experts without tokens in each."""
-
-
-@dataclass(kw_only=True, slots=True)
-class AlarmConfig:
-    """The `balance.alarm` section: when a layer counts as collapsed. In Trinity Large's first run MaxVio was flat, then
-    climbed, and losses stopped falling, says its report."""
-
-    max_violation: float | None = 5.0
-    """MaxVio of a layer beyond which it is overloaded; null: never. At most it can be experts / top_k - 1."""
-    dead_share: float | None = 0.1
-    """Share of a layer's experts that got no token in a step beyond which it is dying; null: never."""
-    steps: int = 100
-    """Steps in a row that a layer must be so."""
-    stop: bool = False
-    """Whether the run then stops, on every rank."""
-
-    def __post_init__(self) -> None:
-        if self.max_violation is not None and not 0 <= self.max_violation < math.inf:
-            raise ValueError(f"max_violation must be a number from 0 on, or null, got {self.max_violation}")
-        if self.dead_share is not None and not 0 <= self.dead_share < 1:
-            raise ValueError(f"dead_share must lie in 0..1 (1 excluded), or be null, got {self.dead_share}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
 
 
 class CollapseAlarm:

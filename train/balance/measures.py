@@ -10,9 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-SATURATION = 0.95
-"""A clamp counts as saturated from this share of its limit on."""
-
 
 def max_violation(counts_LE: Tensor) -> Tensor:
     """MaxVio of each layer, float64 [L]: (largest load - mean load) / mean load. Trinity report, section 2.3."""
@@ -30,11 +27,6 @@ def load_entropy(counts_LE: Tensor) -> Tensor:
 def dead_experts(counts_LE: Tensor) -> Tensor:
     """Experts of each layer that no token visited in the step, int64 [L]."""
     return (counts_LE == 0).sum(-1)
-
-
-def saturated(clamp_LE: Tensor) -> Tensor:
-    """Share of a layer's clamps that are near their limits, -1 and 1, float64 [L]."""
-    return (clamp_LE.abs() >= SATURATION).double().mean(-1)
 
 
 def bias_spread(bias_LE: Tensor) -> Tensor:
