@@ -21,18 +21,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from train.optim.exchange import Orthogonalize, exchange, run_interleaved
-from train.optim.newton_schulz import orthogonalize
-from train.optim.ownership import Matrix, plan_rounds
-from train.optim.placement import Grid, grid_of, local_batch
+from train.optim.base import DecayRate, OptimizerOptions
+from train.optim.orthogonal.exchange import Orthogonalize, exchange, run_interleaved
+from train.optim.orthogonal.newton_schulz import orthogonalize
+from train.optim.orthogonal.ownership import Matrix, plan_rounds
+from train.optim.orthogonal.placement import Grid, grid_of, local_batch
 
 
 def shape_factor(fan_out: int, fan_in: int) -> float:
@@ -137,3 +140,30 @@ def _check_is_float32(name: str, param: Tensor) -> None:
     # bfloat16 weights would round most steps away, and torch.optim casts loaded state to the dtype of the weight.
     if param.dtype != torch.float32:
         raise ValueError(f"Muon needs float32 weights, got {name} in {param.dtype}; set training.dtype: float32")
+
+
+@dataclass(kw_only=True, slots=True)
+class MuonConfig(OptimizerOptions):
+    """The `optimizer.muon` section."""
+
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate: Nano and Mini 1e-3, Large 8e-4 (Trinity report). Each matrix takes it times
+    sqrt(max(1, fan_out / fan_in))."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled: p *= 1 - lr * weight_decay, with the lr before the shape factor. The report is silent; 0.1 is
+    what Moonlight needed to scale Muon (arXiv 2502.16982)."""
+    momentum: DecayRate = 0.95
+    """m = momentum * m + gradient. The report is silent; 0.95 is the default of Muon and of Dion."""
+    nesterov: bool = False
+    """Orthogonalise gradient + momentum * m instead of m. Off, as in Dion."""
+    coefficients: Literal["dion", "muon"] = "dion"
+    """Newton-Schulz polynomials: dion's five different ones, or muon-optimizer's one, five times."""
+    ns_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Data type of Newton-Schulz and of what travels between ranks. float32 is for CPUs and exact comparisons."""
+    exchange_mib: PositiveInt = 512
+    """Size of one round of the exchange per rank, MiB. At most four rounds are in memory at once."""
+
+    optimizer: ClassVar[type[Optimizer]] = Muon
+    num_states: ClassVar[int] = 1
+    of_the_whole: ClassVar[tuple[str, ...]] = ("coefficients", "ns_dtype", "exchange_mib")
+    takes_vectors: ClassVar[bool] = False

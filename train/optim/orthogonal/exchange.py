@@ -28,9 +28,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from train.optim import layout
-from train.optim.ownership import Matrix, Round
-from train.optim.placement import Axis, Grid
+from train.optim.orthogonal import layout
+from train.optim.orthogonal.ownership import Matrix, Round
+from train.optim.orthogonal.placement import Axis, Grid
 
 Orthogonalize = Callable[[Tensor], Tensor]
 Apply = Callable[[Matrix, Tensor], None]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from train.optim.ownership import Matrix, Round, row_chunk
+from train.optim.orthogonal.ownership import Matrix, Round, row_chunk
 
 
 def num_elements(matrices: Sequence[Matrix], shard: int, num_shards: int) -> int:
