@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torchtitan.protocols.module import Module
 
-UNDERFLOW = 1e-20
-"""Instead of the sum of a token's scores where all of them are 0, as torchtitan's router has it."""
+from train.afmoe.router import UNDERFLOW
 
 
 class Tallies(NamedTuple):
