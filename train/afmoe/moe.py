@@ -96,11 +96,11 @@ def count_tokens(expert_ids_BLK: Tensor, *, num_experts: int) -> Tensor:
 def attach_balance_loss(
     weights_BLK: Tensor, scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """`weights_BLK`, whose backward pass now adds d(weight * loss) / d scores; and the loss, float32, without weight.
+    """(`weights_BLK`, whose backward pass now also adds d(weight * loss) / d scores; the loss, float32, unweighted).
 
     Sequence-wise balance loss of one layer, summed over the sequences: sum_i f_i P_i of each, with
     f_i = E / (K L) * (tokens that chose i, under the selection bias) and P_i the mean over tokens of s_i / sum_j s_j
-    (no bias). 1 where either is uniform. The gradient flows through P only: f is a count.
+    (no bias). It is 1 where f or P is uniform. The gradient flows through P only: f is a count.
     Source: DeepSeek-V3 (arXiv 2412.19437), equations 17-20; Trinity report, section 2.3.
     """
     L, E = scores_BLE.shape[1:]
@@ -109,7 +109,7 @@ def attach_balance_loss(
 
 
 class _BalanceLoss(torch.autograd.Function):
-    """The loss without its weight, and its gradient in closed form; nothing of the size of the scores is kept.
+    """The unweighted loss, and its gradient in closed form, for which nothing as large as the scores has to be kept.
 
     With S = sum_j s_j and q = sum_i f_i s_i / S of a token, the loss of a sequence is the mean of q over its tokens,
     and dq / ds_i = (f_i - q) / S.
@@ -136,4 +136,4 @@ class _BalanceLoss(torch.autograd.Function):
 
 
 TRAINING_ONLY = ("bias_momentum_E",)
-"""Endings of state that belongs to training: it is not exported, and a run that starts from weights starts it anew."""
+"""Endings of the names of state that belongs to training: not exported, and 0 in a run that starts from weights."""

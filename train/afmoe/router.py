@@ -20,7 +20,7 @@ from torchtitan.models.common.linear import Linear
 from torchtitan.models.common.moe import TokenChoiceTopKRouter
 
 UNDERFLOW = 1e-20
-"""Added to, or taken instead of, the sum of a token's scores where all of them are 0: torchtitan's."""
+"""Keeps the sum of a token's scores above 0 where all of them underflow. torchtitan's number."""
 
 
 class Routing(NamedTuple):

@@ -69,7 +69,7 @@ def _block(model: ModelConfig, layer_id: int, *, seq_len: int) -> AfmoeBlock.Con
 def _attention(model: ModelConfig, layer_id: int, *, seq_len: int) -> GatedAttention.Config:
     q_dim, kv_dim = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     is_global = model.is_global(layer_id)
-    # the one place that asks what machine this is
+    # the only place that asks which machine this is
     backend = model.attention if model.attention != "auto" else "flex" if torch.cuda.is_available() else "sdpa"
     return GatedAttention.Config(
         dim=model.dim,

@@ -14,11 +14,11 @@ from train.balance.measures import dead_experts, max_violation
 from train.balance.rules.base import AlarmConfig
 
 NAMED = 5
-"""Layers that a message names, at most, and experts without tokens in each."""
+"""The most layers that a message names, and the most experts without tokens of each."""
 
 
 class CollapseAlarm:
-    """Watches the loads of one step after the other. A resumed run begins to count its steps anew."""
+    """Watches the loads step by step. A resumed run counts its steps from 0 again."""
 
     def __init__(self, config: AlarmConfig, layer_ids: Sequence[str]):
         self._config = config
@@ -26,9 +26,10 @@ class CollapseAlarm:
         self._streak_L = torch.zeros(len(layer_ids), dtype=torch.int64)
 
     def observe(self, counts_LE: Tensor) -> str | None:
-        """What to warn of after this step: layers that have been collapsed for `steps` steps, and again every `steps`.
+        """The warning after this step, or None: it names layers that have been collapsed for `steps` steps, and names
+        them again every `steps`.
 
-        counts_LE: int64, tokens of the step that each expert got.
+        counts_LE: int64, tokens that each expert got in the step.
         """
         self._streak_L = (self._streak_L + 1) * is_collapsed(counts_LE, self._config)
         is_due_L = (self._streak_L > 0) & (self._streak_L % self._config.steps == 0)

@@ -26,7 +26,7 @@ class Balancer:
         self.config = config
         self.layers = layers
         self._previous_LE = torch.stack([torch.zeros_like(layer.bias_momentum_E) for layer in layers])
-        """What the biases changed by in the step before the last; 0 before the first update."""
+        """What the biases changed by in the step before the last one; 0 before the first update."""
 
     def weigh_sequences(self, num_sequences: int) -> None:
         """Makes the balance loss of a step the mean over its `num_sequences` sequences, on however many ranks."""

@@ -16,7 +16,7 @@ DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerOptions(ABC):
-    """The settings of an optimizer; their names are the arguments of its class."""
+    """The settings of an optimizer, which are the arguments of its class."""
 
     lr: PositiveFloat
     """Peak learning rate; the schedule multiplies it."""
@@ -24,23 +24,20 @@ class OptimizerOptions(ABC):
     """Decoupled: p *= 1 - lr * weight_decay."""
 
     optimizer: ClassVar[type[Optimizer]]
-    """Built once for all parameters that it takes, from named parameter groups."""
+    """Its class, in torch's form: made of parameter groups and `settings`."""
     num_states: ClassVar[int]
     """Values that it keeps for each parameter."""
     of_the_whole: ClassVar[tuple[str, ...]] = ()
-    """Settings that its class takes once, not for each group of parameters."""
+    """Settings that no group of parameters has for itself."""
     takes_vectors: ClassVar[bool] = True
     """False where it updates matrices only."""
     has_kernels: ClassVar[bool] = False
     """Whether its groups take torch's `fused` and `foreach`."""
 
+    def settings(self) -> dict[str, Any]:
+        """What the optimizer is made with."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def group_settings(self) -> dict[str, Any]:
         """What each group of its parameters is made with."""
-        return {name: value for name, value in self._settings().items() if name not in self.of_the_whole}
-
-    def whole_settings(self) -> dict[str, Any]:
-        """What the optimizer itself is made with."""
-        return {name: value for name, value in self._settings().items() if name in self.of_the_whole}
-
-    def _settings(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in self.settings().items() if name not in self.of_the_whole}

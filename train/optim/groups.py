@@ -33,11 +33,11 @@ BY_CLASS_NAME = {options.optimizer.__name__: options for options in OPTIMIZERS.v
 
 
 class Optimizers(OptimizersContainer):
-    """torchtitan's container with our Muon, a table of who got what, and errors that name the parameter."""
+    """torchtitan's container with our optimizers, a table of who got what, and errors that name the parameter."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
-        """torchtitan's own fields; optimizers_config fills them. Declared, or build() would make the parent."""
+        """torchtitan's own fields; optimizers_config fills them. Declared, as build() would make the parent without."""
 
     def __init__(self, config: Config, *, model_parts: list[nn.Module]) -> None:
         super().__init__(config, model_parts=model_parts)
@@ -79,7 +79,7 @@ def optimizers_config(section: OptimizerConfig) -> Optimizers.Config:
             _group(HIDDEN, hidden),
         ],
         optimizer_factory_kwargs_by_name={
-            options.optimizer.__name__: options.whole_settings() for options in (hidden, others)
+            options.optimizer.__name__: options.settings() for options in (hidden, others)
         },
     )
 

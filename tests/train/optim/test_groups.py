@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tests.train.optim.small_model import model_of
 from train.optim.adamw import AdamWConfig
-from train.optim.config import OptimizerConfig
+from train.optim.config import OPTIMIZERS, OptimizerConfig
 from train.optim.groups import Optimizers, assignment_table, optimizers_config
 from train.optim.muon import MuonConfig
 
@@ -127,8 +127,8 @@ def test_adamw_can_take_every_parameter():
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"hidden": "lion"}, "hidden must be one of muon, adamw, got 'lion'"),
-        ({"others": "muon"}, "others must be one of adamw, got 'muon', which takes matrices only; gains are vectors"),
+        ({"hidden": "adamv"}, f"hidden must be one of {', '.join(OPTIMIZERS)}, got 'adamv'"),
+        ({"others": "muon"}, "got 'muon', which takes matrices only; gains are vectors"),
     ],
 )
 def test_an_optimizer_that_cannot_take_its_parameters_is_refused(section: dict[str, str], said: str):

@@ -25,7 +25,7 @@ class AlarmConfig:
     dead_share: float | None = 0.1
     """Share of a layer's experts that got no token in a step beyond which it is dying; null: never."""
     steps: int = 100
-    """Steps in a row that a layer must be so."""
+    """For how many steps in a row a layer must be beyond a threshold."""
     stop: bool = False
     """Whether the run then stops, on every rank."""
 
