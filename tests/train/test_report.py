@@ -157,6 +157,19 @@ def test_each_panel_of_a_picture_of_one_step_shows_something(rows: list[Row]) ->
     plt.close(figure)
 
 
+def test_the_rate_of_each_optimizer_in_use_is_drawn(rows: list[Row]) -> None:
+    shown: list[list[str]] = []
+    for names in (("muon", "adamw"), ("lion",)):
+        of_run = [{key: value for key, value in row.items() if not key.startswith("lr_")} for row in rows]
+        for row in of_run:
+            row.update({f"lr_{name}": 1e-3 for name in names})
+        figure, axes = plt.subplots()
+        PANELS[1](axes, cast(list[Row], of_run))
+        shown.append([text.get_text() for text in axes.texts])
+        plt.close(figure)
+    assert shown == [["muon", "adamw"], ["lion"]]
+
+
 @pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("", "no finished step")])
 def test_a_run_without_steps_is_an_error_that_names_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, message: str

@@ -22,8 +22,6 @@ from tests.train.small import MODEL, SEQ_LEN, mesh
 from train.evaluate import evaluate
 from train.export import export
 
-pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning")  # torchtitan's router
-
 ARCHIVE = Path(__file__).parents[1] / "data" / "run_87358bc.tar.xz"
 SETTINGS = [
     "experiment=smoke",

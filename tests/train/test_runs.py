@@ -290,7 +290,6 @@ def test_rows_follow_the_schedule(finished):
 # Export
 
 
-@pytest.mark.filterwarnings("ignore:In CPU autocast")  # as train/engine/cpu.py does; pytest has its own list of filters
 def test_the_export_is_the_model(one_rank_dir, folder):
     import torch
     from transformers import AfmoeForCausalLM

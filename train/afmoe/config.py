@@ -39,7 +39,8 @@ class ModelConfig:
     top_k: int
     """Routed experts that a token visits."""
     num_shared_experts: int = 1
-    """Experts that every token visits, fused into one network of that many times expert_hidden_dim."""
+    """Experts that every token visits, fused into one network: its hidden width is this number times
+    expert_hidden_dim."""
     route_scale: float = 1.0
     """Factor on the (normalised) routing weights."""
     route_norm: bool = True
@@ -47,7 +48,7 @@ class ModelConfig:
     sliding_window: int
     """Tokens that a local layer sees, the current one included."""
     global_every: int = 4
-    """One layer in this many is global, with full causal attention and no RoPE; 4: layers 4, 8, 12, ..."""
+    """Every how many layers one is global, with full causal attention and no RoPE; 4: layers 4, 8, 12, ..."""
     rope_theta: float = 10_000.0
     """Base of the rotary embedding of the local layers."""
     norm_eps: float = 1e-5

@@ -19,7 +19,7 @@ from torchtitan.components.checkpointer.utils import canonical_fqn
 
 from train.afmoe.decoder import Afmoe, moe_layers
 from train.optim.config import OptimizerConfig
-from train.optim.groups import check_all_match, optimizers_config
+from train.optim.groups import BY_CLASS_NAME, check_all_match, optimizers_config
 
 ROUTED = "routed experts"
 _KINDS = {  # pattern of a name -> kind; the first that matches
@@ -35,7 +35,7 @@ _KINDS = {  # pattern of a name -> kind; the first that matches
 BALANCE = "balance"
 """The balancing rule, where others have an optimizer."""
 
-STATES = {"AdamW": 2, "Muon": 1, BALANCE: 1}
+STATES = {name: options.num_states for name, options in BY_CLASS_NAME.items()} | {BALANCE: 1}
 """Values that are kept for each parameter: AdamW's two moments, the momentum of Muon and of SMEBU."""
 
 

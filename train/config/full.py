@@ -6,6 +6,7 @@ Token amounts are whole numbers there, whatever the user wrote, so two ways of w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.sections import dump, section_types, validate
+from data_pipelines.base.sections import dump, kinds_of, section_types, validate
+from train.balance.rules.kinds import BalanceConfig
 from train.config.recompute import RecomputeConfig, kind_of
 from train.config.rules.run import DERIVED
 from train.config.run import Sections
+
+ONCE_OF_EVERY_RULE = {"sharpness", "momentum"}
+"""Settings of the balance section that had no effect with some rules, and are refused there now."""
 
 
 def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +38,7 @@ def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_stored(run_dir: Path) -> dict[str, Any]:
-    """What the config.yaml of a run directory holds, as it is. Raises ConfigError where it holds no settings."""
+    """The settings that the config.yaml of a run directory holds. Raises ConfigError where it holds none."""
     path = run_dir / "config.yaml"
     try:
         stored: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
@@ -41,7 +46,14 @@ def read_stored(run_dir: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: cannot be read ({error})"]) from error
     if not stored or not isinstance(stored, dict) or not all(isinstance(section, dict) for section in stored.values()):
         raise ConfigError([f"{path}: holds no sections of settings; it is not the file that a run wrote"])
-    return stored
+    return stored | ({"balance": _without_idle(stored["balance"])} if "balance" in stored else {})
+
+
+def _without_idle(balance: dict[str, Any]) -> dict[str, Any]:
+    """The `balance` section less what its rule never read: older versions stored SMEBU's settings for every rule."""
+    rule = kinds_of(BalanceConfig).get(balance.get("kind", ""))
+    idle = ONCE_OF_EVERY_RULE - {field.name for field in fields(rule)} if rule else set()
+    return {key: value for key, value in balance.items() if key not in idle}
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:

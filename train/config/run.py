@@ -12,7 +12,7 @@ from torchtitan.tools.profiler import Profiler
 
 from data_pipelines.corpora.kinds import DataConfig
 from train.afmoe.config import ModelConfig
-from train.balance.config import BalanceConfig
+from train.balance.rules.kinds import BalanceConfig
 from train.config.recompute import RecomputeConfig
 from train.engine.mesh import world_size
 from train.evaluation.config import ValidationConfig

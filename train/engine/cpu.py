@@ -5,7 +5,6 @@ What is adapted, and why, found by running (torchtitan 0.3.0, torch 2.13.0):
 - its memory monitor asks the device module for five functions that `torch.cpu` lacks;
 - `set_pg_timeouts` names a device in a barrier, which gloo refuses, and calls what torch 2.13 has under another name;
 - FSDP scales inside its reduction by an operation that gloo lacks, unless told to sum;
-- the router's float32 autocast does nothing on a CPU but warn (our gate is float32 by itself, see train/afmoe/moe.py);
 - peak FLOP/s are guessed to be an A100's; NaN makes MFU null instead of a fiction.
 """
 
@@ -27,7 +26,6 @@ from torchtitan.distributed import utils as dist_utils
 from torchtitan.tools import utils
 
 NOISE = (
-    "In CPU autocast, but the target dtype is not supported",
     "DTensor random operators may not have complete support",  # no DTensor is drawn from: see train/afmoe/init.py
     r"DTensor manual_seed\(\) may not have complete support",
 )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, cast
 
 ByLayer = dict[str, float]
 """MoE layer -> figure."""
+RATE = "lr_"
+"""Start of the keys of learning rates; the name of an optimizer follows, as in the `optimizer` section."""
 Losses = dict[str, float]
 """Source -> mean cross-entropy of its held-out windows, nats per token; empty where nothing is held out."""
 
@@ -35,10 +37,8 @@ class Seconds(TypedDict):
 
 
 class Rates(TypedDict):
-    """Learning rates of a step, before the factors for a matrix's shape."""
-
-    lr_adamw: float
-    lr_muon: float
+    """Learning rates of a step, before the factors for a matrix's shape: `lr_adamw`, `lr_muon`, one key for each
+    optimizer in use. `rates` reads them."""
 
 
 class Watched(TypedDict, total=False):
@@ -109,6 +109,12 @@ class Row(Rates, Watched, Validated, Speed):
     """BatchHet of the Trinity report: largest mean loss of a microbatch less the mean of them all, nats per token."""
     batch_digest: str
     """Digest of the windows of the global batch, 16 hex digits; the same for any number of ranks."""
+
+
+def rates(row: Row) -> dict[str, float]:
+    """Optimizer -> its learning rate in the step of `row`."""
+    values = cast(dict[str, float], row)
+    return {key.removeprefix(RATE): values[key] for key in values if key.startswith(RATE)}
 
 
 def finite_or_none(value: float) -> float | None:

@@ -27,10 +27,6 @@ from train.model import main, model_names
 from train.optim.config import OptimizerConfig
 from train.optim.groups import optimizers_config
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:In CPU autocast:UserWarning"
-)  # torchtitan's router; see train/engine/cpu.py
-
 ROOT = Path(__file__).parents[3]
 MESHES = {  # replicas, shards, expert ranks
     "1 rank": (1, 1, 1),

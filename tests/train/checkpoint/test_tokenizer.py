@@ -174,7 +174,6 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
         check_hash(tmp_path, tokenizer)
 
 
-@pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning")  # torchtitan's router
 def test_an_export_takes_what_the_run_has_kept_when_its_data_are_gone(tmp_path: Path) -> None:
     settings = [*small_settings(tmp_path / "data"), *mesh(shards=1, expert_ranks=1)]
     write_run(settings, tmp_path / "run")

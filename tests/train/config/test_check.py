@@ -75,6 +75,26 @@ def test_an_unknown_key_of_data_is_looked_up_in_the_class_of_its_kind() -> None:
     assert only_problem_of("data.vocab_sizes=512") == "data.vocab_sizes: unknown key (did you mean vocab_size?)"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["balance=sign", "balance.sharpness=3"],
+            "balance.sharpness: belongs to kind=smebu or linear; with kind=sign there are: "
+            "speed, sequence_loss_weight, alarm, kind",
+        ),
+        (["data.sources.web=1"], "data.sources: belongs to kind=files or shards; with kind=stdlib there are: mix, "),
+        (
+            ["balance.kind=lineer"],
+            "balance.kind: got 'lineer', allowed: smebu, sign, linear, none (did you mean linear?)",
+        ),
+        (["~balance.kind"], "balance.kind: is required and missing; allowed: smebu, sign, linear, none"),
+    ],
+)
+def test_what_the_kind_of_a_section_does_not_know_is_named_with_what_it_does(overrides: list[str], said: str) -> None:
+    assert only_problem_of(*overrides).startswith(said)
+
+
 def test_two_problems_are_both_named() -> None:
     problems = problems_of("training.seq_lenn=128", "model.top_k=99", "parallelism.tensor_parallel_degree=2")
     paths = [problem.split(":")[0] for problem in problems]

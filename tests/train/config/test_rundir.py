@@ -17,7 +17,7 @@ from train.config.binding import is_classified
 from train.config.check import check, load_run
 from train.config.full import completed
 from train.config.rules.numbers import leaves
-from train.config.rundir import changes, open_run_dir
+from train.config.rundir import changes, open_run_dir, stored_settings
 
 COMPOSED: dict[str, Any] = {
     "run": {"name": "a", "dir": "runs/a"},
@@ -155,6 +155,19 @@ def test_a_default_that_an_older_version_did_not_store_binds_too(run_dir: Path) 
     store_composed(run_dir)
     with pytest.raises(ConfigError, match=r"optimizer\.adamw\.weight_decay: is 0\.2 now, .* was started with 0\.1;"):
         open_run_dir(make_run(run_dir, optimizer__adamw=SETTINGS["optimizer"]["adamw"] | {"weight_decay": 0.2}))
+
+
+@pytest.mark.parametrize(("sharpness", "momentum"), [(2.0, 0.5), (3.0, 0.9)])
+def test_settings_of_smebu_that_an_older_version_stored_for_another_rule_are_passed_over(
+    run_dir: Path, sharpness: float, momentum: float
+) -> None:
+    older = SETTINGS["balance"] | {"kind": "sign", "sharpness": sharpness, "momentum": momentum}
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({**COMPOSED, "balance": older})))
+    now = {key: value for key, value in older.items() if key not in ("sharpness", "momentum")}
+    assert stored_settings(run_dir)["balance"] == now
+    open_run_dir(make_run(run_dir, balance=now))
+    with pytest.raises(ConfigError, match=r"balance\.speed: is 0\.1 now"):
+        open_run_dir(make_run(run_dir, balance=now | {"speed": 0.1}))
 
 
 def test_a_stored_key_that_this_version_cannot_read_is_named(run_dir: Path) -> None:

@@ -67,8 +67,12 @@ def test_the_runs_differ_in_the_rule_and_its_speed_only(tmp_path: Path) -> None:
     from train.config.rundir import changes
 
     none, *others = [balance.open_case(rule, tmp_path, []).run.settings for rule in balance.RULES.split(",")]
+    own = {"balance.sharpness": 2.0, "balance.momentum": 0.5}
+    """What only some rules have; those that have it have the same."""
     for other in others:
-        assert {path for path, *_ in changes(none, other)} <= {"run.name", "run.dir", "balance.kind", "balance.speed"}
+        changed = {path: new for path, _, new in changes(none, other)}
+        assert changed.keys() - own.keys() <= {"run.name", "run.dir", "balance.kind", "balance.speed"}
+        assert {path: new for path, new in changed.items() if path in own}.items() <= own.items()
 
 
 def test_an_override_of_the_speed_is_for_the_rules_that_name_none(tmp_path: Path) -> None:
