@@ -28,8 +28,8 @@ BOM = b"\xef\xbb\xbf"
 LONG = "".join(f"line {k} of a text that does not pack into one block\n" for k in range(20_000)).encode()
 
 
-def packed_twice(data: bytes) -> bytes:
-    return gzip.compress(data[:5]) + gzip.compress(data[5:])
+def packed_twice(data: bytes, pack: Callable[[bytes], bytes] = gzip.compress, padding: bytes = b"") -> bytes:
+    return pack(data[:5]) + padding + pack(data[5:]) + padding
 
 
 def tar(data: bytes) -> bytes:
@@ -78,6 +78,11 @@ READ: list[tuple[str, bytes, dict[str, str]]] = [
     ("packed_bom.txt.gz", gzip.compress(BOM + b"Hello.\n"), ONE),
     ("packed_without_saying_so.txt", gzip.compress(b"Hello.\n"), ONE),
     ("in_two_members.txt.gz", packed_twice(b"Hello.\n"), ONE),
+    ("in_two_members.txt.bz2", packed_twice(b"Hello.\n", bz2.compress), ONE),
+    ("in_two_members.txt.xz", packed_twice(b"Hello.\n", lzma.compress), ONE),
+    ("padded.txt.gz", packed_twice(b"Hello.\n", padding=bytes(20_000)), ONE),
+    ("padded.txt.bz2", packed_twice(b"Hello.\n", bz2.compress, bytes(20_000)), ONE),
+    ("padded.txt.xz", packed_twice(b"Hello.\n", lzma.compress, bytes(20_000)), ONE),
     ("empty.txt.gz", gzip.compress(b""), {"": ""}),
     ("empty.txt.bz2", bz2.compress(b""), {"": ""}),
     ("lines.jsonl", LINES, TWO),
@@ -154,6 +159,15 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("bit.txt.bz2", flipped(bz2.compress(LONG), 500), "damaged bzip2 ("),
     ("bit.txt.xz", flipped(lzma.compress(LONG), 200), "damaged xz ("),
     ("garbage_after.txt.gz", gzip.compress(b"Hello") + b"garbage", "damaged gzip (Not a gzipped file"),
+    (
+        "garbage_after.txt.bz2",
+        bz2.compress(b"Hello") + b"garbage",
+        "(Invalid data stream in the member that begins at byte 43)",
+    ),
+    ("garbage_after.txt.xz", lzma.compress(b"Hello") + b"garbage here", "damaged xz (Input format not supported by"),
+    ("second_cut.txt.bz2", packed_twice(b"Hello.\n", bz2.compress)[:-5], "damaged bzip2 (Compressed file ended before"),
+    ("second_cut.txt.xz", packed_twice(b"Hello.\n", lzma.compress)[:-5], "damaged xz (Compressed file ended before"),
+    ("gz_after.txt.xz", lzma.compress(b"Hello") + gzip.compress(b"."), "damaged xz (Input format not supported by"),
     ("broken.jsonl", LINES + b"{\n", "broken.jsonl, line 4: not JSON (Expecting property name"),
     ("two.jsonl", b'{"text": "one"} {"text": "two"}\n', "two.jsonl, line 1: not JSON (Extra data"),
     ("null.jsonl", b'{"text": null}', "line 1: expected text under 'text', got null; mend the line or remove it"),
@@ -175,6 +189,23 @@ def test_what_is_no_text_is_refused_with(name: str, content: bytes, words: str, 
     with pytest.raises(ValueError, match=re.escape(words)) as refusal:
         list(read_documents(stored_file(str(tmp_path / name)), name))
     assert str(refusal.value).startswith(f"{tmp_path / name}")
+
+
+@pytest.mark.parametrize(("pack", "size"), [(gzip.compress, 3), (bz2.compress, 4), (lzma.compress, 12)])
+def test_no_flipped_bit_in_the_header_of_a_second_member_hides_it(
+    pack: Callable[[bytes], bytes], size: int, tmp_path: Path
+) -> None:
+    """Nor of a second one that lies whole in what the first reading brought, nor of one that lies far behind."""
+    path = tmp_path / "two.txt"
+    for first in (pack(b"Hello."), pack(LONG)):
+        for at in range(size):
+            path.write_bytes(first + flipped(pack(b"World."), at))
+            try:
+                read = [document.text for document in read_documents(stored_file(str(path)), "two")]
+            except ValueError as err:
+                assert re.search(r"two\.txt, byte [0-9,]+: damaged (gzip|bzip2|xz) \(", str(err))  # noqa: PT017
+            else:
+                assert read[0].endswith("World.")  # such as another size of bzip2's blocks
 
 
 def test_the_place_of_damage_is_a_byte_of_the_file_and_of_its_text(tmp_path: Path) -> None:
