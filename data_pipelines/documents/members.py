@@ -1,7 +1,7 @@
 """bzip2 and xz files of several members, one after the other, as `cat a.bz2 b.bz2` makes them.
 
-bz2.open and lzma.open ignore whatever follows a whole member and is none itself: all behind a damaged byte would be lost
-without a word. Here it is an error, as it is in gzip.open. Zero bytes between and behind members are padding.
+bz2.open and lzma.open ignore whatever follows a whole member and is none itself: all behind a damaged byte would be
+lost without a word. Here it is an error, as it is in gzip.open. Zero bytes between and behind members are padding.
 """
 
 from __future__ import annotations

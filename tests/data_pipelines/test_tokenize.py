@@ -100,8 +100,8 @@ def test_a_killed_worker_ends_the_command_with_the_file_it_was_at(corpus: Corpus
     (corpus.folder / "texts/b.txt").unlink()
     os.mkfifo(corpus.folder / "texts/b.txt")
     code = (
-        "import sys, data_pipelines.tokenize as t, data_pipelines.documents.find as f, os; "
-        "f.os.path.isfile = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
+        "import sys, data_pipelines.tokenize as t, data_pipelines.documents.local as l, os; "
+        "l.is_file = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *corpus.arguments, "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
