@@ -26,10 +26,7 @@ class TextEncoder:
     """
 
     def __init__(self, folder: str | Path, *, quiet: bool = False):
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist; expected the folder of a Hugging Face tokenizer")
-        content = path.read_bytes()
+        path, content = Path(folder) / "tokenizer.json", _content(folder)
         self.hash = hashlib.sha256(content).hexdigest()
         """What shards know their tokenizer by."""
         try:
@@ -62,6 +59,18 @@ class TextEncoder:
         if token_id is None:
             raise ValueError(f"{folder}: no end-of-text token; name one as eos_token in tokenizer_config.json")
         return token_id
+
+
+def tokenizer_hash(folder: str | Path) -> str:
+    """What shards know the tokenizer of `folder` by. Raises ValueError where a folder has none."""
+    return hashlib.sha256(_content(folder)).hexdigest()
+
+
+def _content(folder: str | Path) -> bytes:
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected the folder of a Hugging Face tokenizer")
+    return path.read_bytes()
 
 
 def _switch_off(tokenizer: Tokenizer) -> list[str]:

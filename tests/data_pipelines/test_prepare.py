@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -131,6 +133,24 @@ def test_a_damaged_list_of_parts_is_named_with_the_remedy(data: FilesData, text:
     (root / "prepared.json").write_text(text)
     with pytest.raises(DataError, match=r"prepared\.json is damaged; delete .*, the data are prepared again then"):
         open_prepared(data)
+
+
+@pytest.mark.parametrize("open_", [prepare, open_prepared])
+def test_a_tokenizer_that_did_not_make_the_shards_is_refused(data: FilesData, open_: Callable[..., Prepared]):
+    """Two ids swapped: every token would mean another text, and no loss would show it."""
+    folder = Path(prepare(data).tokenizer_dir)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"restore what was changed, or delete .*, the data are") as refusal:
+        open_(data)
+    lines = str(refusal.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["source lines", "source lines", "source texts", "source texts"]
+    assert all("was made by a tokenizer with hash" in line for line in lines)
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match=r"tokenizer\.json does not exist; .*; restore what was changed, or delete"):
+        open_(data)
 
 
 def test_an_interrupted_preparation_is_done_again(data: FilesData, monkeypatch: pytest.MonkeyPatch):
