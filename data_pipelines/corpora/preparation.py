@@ -23,6 +23,7 @@ import xxhash
 from filelock import FileLock
 from tqdm import tqdm
 
+from data_pipelines.base.files import room_in
 from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.corpora.holdout import Split, split_documents
@@ -111,9 +112,13 @@ def _build_once(data: CorpusOptions, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise DataError(f"data.dir={data.dir} cannot be written ({err.strerror}); choose another folder") from err
-    with FileLock(f"{root}.lock"):
+    with room_in(f"data.dir={data.dir}"), FileLock(f"{root}.lock"):
         if not _is_ready(root):
-            _build(data, root)
+            try:
+                _build(data, root)
+            except OSError:  # else what is there already would go on filling the disk
+                shutil.rmtree(root, ignore_errors=True)
+                raise
 
 
 def _build(data: CorpusOptions, root: Path) -> None:

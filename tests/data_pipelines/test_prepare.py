@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -179,6 +180,23 @@ def test_a_folder_that_cannot_be_written_is_named(data: FilesData, tmp_path: Pat
     data.dir = str(tmp_path / "occupied")
     with pytest.raises(DataError, match=r"data\.dir=.*occupied cannot be written \(Not a directory\)"):
         prepare(data)
+
+
+@pytest.mark.parametrize(
+    "patched", ["data_pipelines.base.files.flush", "data_pipelines.shards.manifest.HashingWriter.write"]
+)
+def test_a_full_disk_is_named_with_its_setting_and_nothing_stays(
+    patched: str, data: FilesData, monkeypatch: pytest.MonkeyPatch
+):
+    """At the tokenizer, and at a shard."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(patched, fail)
+    with pytest.raises(OSError, match=r"^data\.dir=.*/data: no room is left on its disk \(No space left"):
+        prepare(data)
+    assert not [path for path in Path(data.dir).iterdir() if path.suffix != ".lock"]
 
 
 def test_a_pattern_without_a_match_leaves_no_folder(data: FilesData, tmp_path: Path):
