@@ -1,1 +1,1 @@
-"""texts -> bpe: a trained tokenizer, as a Hugging Face folder -> encoder: text <-> token ids."""
+"""texts -> bpe: a tokenizer, as a Hugging Face folder -> encoder: text <-> token ids; roundtrip: what gets lost."""
