@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import DATA_EXIT, RUN_EXIT, RunError, answers_errors
+from data_pipelines.base.files import NoRoomError, room_in
 from data_pipelines.base.workers import run_in_workers
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.documents.find import StoredFile, find_files
@@ -107,9 +108,12 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     files = find_files(args.input, setting="--input")
     try:
-        manifest = tokenize_files(files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers))
-    except RunError as error:
-        raise RunError(f"{error}. {GOES_ON}") from error
+        with room_in(f"--out={args.out}"):
+            manifest = tokenize_files(
+                files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers)
+            )
+    except (RunError, NoRoomError) as error:
+        raise type(error)(f"{error}. {GOES_ON}") from error
     print(f"{args.out}: {manifest.num_tokens:,} tokens in {manifest.num_documents:,} documents")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.shards.finished import SUFFIX
-from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.manifest import HashingWriter, Manifest
 from data_pipelines.tokenize import main
 
 
@@ -81,6 +82,29 @@ def test_a_shard_that_may_differ_is_made_anew(change: str, corpus: Corpus, capsy
     assert not Manifest.load(str(corpus.out)).size_problems(str(corpus.out))
 
 
+def test_a_full_disk_is_named_with_its_setting_and_no_half_shard_stays(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, left = HashingWriter.write, 800  # more than a shard takes, less than two
+
+    def write_until_full(self: HashingWriter, data: bytes) -> None:
+        nonlocal left
+        if (left := left - len(data)) < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HashingWriter, "write", write_until_full)
+        assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --out={corpus.out}: no room is left on its disk (No space left on device); make some, or choose a "
+        "place on another disk. Finished shards are kept; the same command goes on with the others."
+    )
+    assert corpus.records() == ["00000"]
+    assert not list(corpus.out.glob("00001*"))
+    assert main([*corpus.arguments, "--workers", "1"]) == 0
+
+
 def test_ctrl_c_is_one_line_and_130(corpus: Corpus) -> None:
     code = (
         "import os, runpy, signal, data_pipelines.shards.writer as w; "
@@ -100,8 +124,8 @@ def test_a_killed_worker_ends_the_command_with_the_file_it_was_at(corpus: Corpus
     (corpus.folder / "texts/b.txt").unlink()
     os.mkfifo(corpus.folder / "texts/b.txt")
     code = (
-        "import sys, data_pipelines.tokenize as t, data_pipelines.documents.find as f, os; "
-        "f.os.path.isfile = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
+        "import sys, data_pipelines.tokenize as t, data_pipelines.documents.local as l, os; "
+        "l.is_file = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *corpus.arguments, "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

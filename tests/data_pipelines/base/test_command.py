@@ -140,11 +140,17 @@ def stopped(*arguments: str, rank: str = "0") -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_is_one_line_and_leaves_time_to_tidy_up(name: str, exit_code: int) -> None:
     done = stopped(name)
     assert (done.returncode, done.stdout) == (exit_code, "tidied up\n")
     assert done.stderr == f"\nerror: stopped by {name}. Try again.\n"
+
+
+def test_a_command_under_nohup_goes_on_without_its_terminal() -> None:
+    code = "import os, signal\nfrom data_pipelines.base.command import run_command\n"
+    code += "def main(arguments):\n    os.kill(os.getpid(), signal.SIGHUP)\n    return 7\nrun_command(main)"
+    assert subprocess.run(["nohup", sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 7
 
 
 def test_what_goes_wrong_while_tidying_up_does_not_hide_the_signal() -> None:
