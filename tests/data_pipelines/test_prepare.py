@@ -217,6 +217,19 @@ def test_preparing_by_command_says_what_is_where(data: FilesData, tmp_path: Path
     assert lines[4].endswith(f"1 documents, {prepared.sources['texts'].held_out}")
 
 
+def test_the_data_of_a_sweep_are_prepared_once_all_sections_are_right(
+    data: FilesData, capsys: pytest.CaptureFixture[str]
+):
+    overrides = ["-m", "data=files", f"data.dir={data.dir}", "data.held_out=0.1", "data.mix=null"]
+    sources = [f"data.sources.{name}.glob='{source.glob}'" for name, source in data.sources.items()]
+    assert prepare_command([*overrides, *sources, "data.vocab_size=300,3"]) == 1
+    assert "(with vocab_size=3)" in capsys.readouterr().err
+    assert not Path(data.dir).exists()
+    assert prepare_command([*overrides, *sources, "data.vocab_size=300,310"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len({line for line in shown if line.startswith("tokenizer: ")}) == 2
+
+
 def test_the_command_refuses_every_wrong_key_of_the_section_at_once(capsys: pytest.CaptureFixture[str]):
     assert prepare_command(["data.vocabsize=300", "data.held_out=1.5", "dta.tokenizer=tok"]) == 1
     error = capsys.readouterr().err

@@ -177,6 +177,17 @@ def test_two_models_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "error: got 2 models, trinity_tiny, trinity_mini; name one\n"
 
 
+def test_several_models_are_counted_one_after_the_other_once_all_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "trinity_smoke,trinity_smok", "training.dtype=float32,bfloat16"]) == CONFIG_EXIT
+    shown = capsys.readouterr()
+    assert "parameters, of which" not in shown.out
+    assert "(with model=trinity_smok dtype=float32, and with 1 other)" in shown.err
+    assert "training.dtype: got 'bfloat16'" in shown.err
+    assert main(["-m", "trinity_smoke", "model.num_experts=8,16"]) == 0
+    headlines = [line for line in capsys.readouterr().out.splitlines() if "parameters, of which" in line]
+    assert len(set(headlines)) == 2
+
+
 def test_a_model_of_ones_own_is_known_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/mine.yaml").write_text((CONFIGS / "model/trinity_smoke.yaml").read_text())
