@@ -4,7 +4,7 @@
     python -m train.export runs/smoke out.gguf --format gguf --dtype q8_0
 
 Weights go from the checkpoint to the files some rows at a time, whatever the size of model, shard and mesh. OUT appears
-whole or not at all: it is written beside its place, config.json last, and renamed.
+whole or not at all: it is written beside its place and renamed. Only what an export wrote is ever replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 from data_pipelines.base.files import whole_folder
 from train.afmoe.config import MAX_SIZE
-from train.formats.hf_write import INDEX, is_export, json_text, token_ids_of, write_weights
+from train.formats.hf_write import is_export, json_text, strangers, token_ids_of, write_index, write_weights
 
 if TYPE_CHECKING:
     from train.checkpoint.reader import CheckpointName
@@ -106,9 +106,8 @@ def export(
     from train.checkpoint.tokenizer import copy_tokenizer
     from train.config.check import load_run
 
-    run = load_run(run_dir)
-    if out.exists() and not is_export(out):
-        raise ConfigError([f"{out} exists and is no export of this program; choose another folder, or remove that one"])
+    run, out = load_run(run_dir), out.resolve()  # a link stays one
+    _check_replaceable(out)
     reader = open_checkpoint(run.checkpoint_dir, run.model, step)
     tokenizer_dir = _tokenizer_dir(run, reader.folder)
     with whole_folder(out) as unfinished:
@@ -116,8 +115,25 @@ def export(
         copy_tokenizer(tokenizer_dir, unfinished)
         positions = max_positions or max(run.timeline.seq_len, positions_of(reader.folder))
         configs = _configs(run, tokenizer_dir, dtype=dtype, max_positions=positions)
-        for name, content in {INDEX: index, **configs}.items():
+        for name, content in configs.items():
             (unfinished / name).write_text(json_text(content), encoding="utf-8")
+        write_index(unfinished, index)
+        _check_replaceable(out)  # again: it took a while
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raises ConfigError where something would be lost: all that goes is what an export wrote, as it wrote it."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not is_export(out):
+        raise ConfigError([f"{out} exists and is no export of this program; choose another folder, or remove that one"])
+    if added := strangers(out):
+        raise ConfigError(
+            [
+                f"{out} is an export of this program in which {', '.join(added)} was added or changed since; move that "
+                "away, or choose another folder"
+            ]
+        )
 
 
 def export_gguf(
@@ -129,7 +145,7 @@ def export_gguf(
     from train.config.check import load_run
     from train.formats.gguf_file import write_gguf
 
-    run = load_run(run_dir)
+    run, out = load_run(run_dir), out.resolve()
     reader = open_checkpoint(run.checkpoint_dir, run.model, step)
     tokenizer_dir = _tokenizer_dir(run, reader.folder)
     positions = max_positions or max(run.timeline.seq_len, positions_of(reader.folder))
@@ -154,7 +170,7 @@ def _tokenizer_dir(run: Run, checkpoint: Path) -> Path:
 
 
 def _configs(run: Run, tokenizer_dir: Path, *, dtype: str, max_positions: int) -> dict[str, dict[str, Any]]:
-    """File name -> content. config.json comes last: a folder without it is no model."""
+    """File name -> content."""
     from train.formats.hf_names import hf_config
 
     token_ids = token_ids_of(tokenizer_dir)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.base import MODEL
@@ -30,11 +28,10 @@ from train.checkpoint.commits import (
     check_is_checkpoint,
     commit,
     committed_steps,
-    is_checkpoint,
     name_milestones,
     stale_steps,
 )
-from train.formats.hf_folder import PublishedStorage
+from train.checkpoint.storage import storage_of
 
 
 class Checkpoints(CheckpointManager):
@@ -166,8 +163,3 @@ def _root_cause(error: BaseException) -> str:
     if error.__cause__ is not None:
         return _root_cause(error.__cause__)
     return f"{type(error).__name__}: {error}"
-
-
-def storage_of(folder: Path, shapes: Mapping[str, Sequence[int]]) -> FileSystemReader:
-    """What DCP reads tensors of these names and shapes from: a checkpoint, or a published folder."""
-    return FileSystemReader(folder) if is_checkpoint(folder) else PublishedStorage(folder, shapes)

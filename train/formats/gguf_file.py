@@ -11,6 +11,7 @@ model that differs there is refused: the file would load and be wrong. tests/tra
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ _ENCODINGS: dict[Dtype, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "bfloat16": (LlamaFileType.MOSTLY_BF16, GGMLQuantizationType.BF16),
     "q8_0": (LlamaFileType.MOSTLY_Q8_0, GGMLQuantizationType.Q8_0),
 }
+MARK = "trinity.export.file_bytes"
+"""Key of our files alone, the second in each: how long the file is. What another program has made of one (quantised it,
+edited its keys) may have kept the key, but is of another length."""
+_MARK_ENTRY = struct.pack(f"<Q{len(MARK)}sI", len(MARK), MARK.encode(), gguf.GGUFValueType.UINT64)
+"""As it lies in a file; the value follows, 8 bytes."""
+_MARK_WITHIN = 256
+"""Bytes from the start of a file that hold it."""
 _GLOBAL_EVERY = 4  # llama.cpp: period of the sliding window (a key, in new versions) and of RoPE (none)
 
 _OUTER = {
@@ -107,12 +115,14 @@ def write_gguf(
 
     dtype: of the matrices; see `encoding` for what stays float32. max_positions: the context length that it states.
     Raises ConfigError for a model or tokenizer that llama.cpp would run otherwise than we do, and for a `path` that is
-    something else; ValueError where `tokenizer_dir` has no tokenizer; OSError where `path` cannot be written.
+    anything but a file which this function wrote; ValueError where `tokenizer_dir` has no tokenizer; OSError where
+    `path` cannot be written.
     """
     _check(path, model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.AFMOE])
+        writer.add_uint64(MARK, 0)
         _add_keys(writer, model, dtype=dtype, max_positions=max_positions)
         add_tokenizer(writer, tokenizer_dir, vocab_size=model.vocab_size)
         targets = [_target(source, tuple(shape), dtype) for source, shape in reader.shapes.items()]
@@ -122,6 +132,8 @@ def write_gguf(
             )
         with closing(writer):
             _write(writer, reader, targets)
+        _write_mark(partial)
+        _check(path, model)  # again: it took a while
 
 
 def encoding(name: str, shape: tuple[int, ...], dtype: Dtype) -> GGMLQuantizationType:
@@ -146,15 +158,34 @@ def _check(path: Path, model: ModelConfig) -> None:
         )
     if path.is_dir():
         problems.append(f"{path} is a folder; --format gguf makes a file, such as {path / 'model.gguf'}")
-    elif path.exists() and not _is_gguf(path):
-        problems.append(f"{path} exists and is no GGUF file; choose another name")
+    elif path.exists() and not is_ours(path):
+        problems.append(
+            f"{path} exists and is not as an export of this program wrote it; choose another name, or remove it"
+        )
     if problems:
         raise ConfigError(problems)
 
 
-def _is_gguf(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether `write_gguf` wrote the file, and nobody has made another of it since."""
     with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+        head = file.read(_MARK_WITHIN)
+    place = _mark_place(head)
+    return place > 0 and int.from_bytes(head[place : place + 8], "little") == path.stat().st_size
+
+
+def _write_mark(path: Path) -> None:
+    with path.open("r+b") as file:
+        place = _mark_place(file.read(_MARK_WITHIN))
+        assert place > 0, path
+        file.seek(place)
+        file.write(path.stat().st_size.to_bytes(8, "little"))
+
+
+def _mark_place(head: bytes) -> int:
+    """Where the value of MARK lies in the first bytes of a file, or -1."""
+    place = head.find(_MARK_ENTRY)
+    return place + len(_MARK_ENTRY) if head.startswith(b"GGUF") and place > 0 else -1
 
 
 def _target(source: str, shape: tuple[int, ...], dtype: Dtype) -> _Target:

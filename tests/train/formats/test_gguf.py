@@ -230,6 +230,6 @@ def test_what_llama_cpp_takes_from_no_key_is_refused_at_once(tmp_path: Path) -> 
 
 def test_a_file_that_is_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (path := tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="exists and is no GGUF file"):
+    with pytest.raises(ConfigError, match="exists and is not as an export of this program wrote it"):
         write_gguf(path, small_config(), cast(Any, None), tmp_path, dtype="float32", max_positions=SEQ_LEN)
     assert path.read_text() == "mine"

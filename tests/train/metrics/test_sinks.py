@@ -153,6 +153,19 @@ def test_a_negative_interval_is_refused(name: str) -> None:
         MetricsConfig(**{name: -1})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("home", [None, "nowhere", "there"])
+def test_wandb_writes_to_the_run_directory_where_there_is_no_home(
+    home: str | None, wandb_run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    environment = {} if home is None else {"HOME": str(tmp_path / home)}
+    monkeypatch.setattr("os.environ", environment)
+    write_to_wandb({}, tmp_path)
+    folders = {value for name, value in environment.items() if name.startswith("WANDB_") and name.endswith("_DIR")}
+    kept = {str(tmp_path / "wandb/home" / kind) for kind in ("cache", "config", "data")}
+    assert folders == (set() if home == "there" else kept)
+
+
 def break_wandb(*_: Any, **__: Any) -> None:
     raise OSError("no network")
 
@@ -161,6 +174,14 @@ def test_wandb_that_cannot_start_stops_a_run_that_requires_it(tmp_path: Path, mo
     monkeypatch.setattr(WandB, "__init__", break_wandb)
     with pytest.raises(RunError, match=r"W&B cannot start .*no network.*metrics\.wandb=offline"):
         start_wandb(MetricsConfig(wandb="online"), run_dir=tmp_path, name="run", settings={})
+
+
+def test_nobody_who_chose_offline_is_told_to_choose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WandB, "__init__", break_wandb)
+    with pytest.raises(
+        RunError, match=r"offline\): no network; go on without by metrics\.wandb=disabled"
+    ):
+        start_wandb(MetricsConfig(wandb="offline"), run_dir=tmp_path, name="run", settings={})
 
 
 def test_a_run_that_does_not_require_wandb_says_that_it_goes_on_without(
