@@ -25,7 +25,7 @@ from data_pipelines.base.workers import run_in_workers
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.documents.find import StoredFile, find_files
 from data_pipelines.documents.text import read_documents
-from data_pipelines.shards.finished import forget_finished, load_finished, save_finished
+from data_pipelines.shards.finished import begin, forget_finished, load_finished, save_finished
 from data_pipelines.shards.manifest import Manifest, ShardRecord
 from data_pipelines.tokenizer.encoder import TextEncoder
 
@@ -37,12 +37,13 @@ def tokenize_files(
 ) -> Manifest:
     """One shard a file, named 00000, 00001, ... in the order of `files`: document name -> file.
 
-    Shards that an earlier call finished from the same files are kept. Raises ValueError for a folder that holds a
-    manifest and for what cannot be read as documents, RunError if a worker process is killed, OSError for a store.
+    Shards that an earlier call finished from the same files are kept. Raises ValueError for a folder that holds
+    other shards and for what cannot be read as documents, RunError if a worker process is killed, OSError for a store.
     """
     if Manifest.exists(uri):
         raise ValueError(f"{uri} holds shards already; choose another folder or delete that one")
     encoder = TextEncoder(tokenizer)
+    begin(uri)
     jobs = {
         str(file): _Job(f"{number:05}", name, file, _made_from(name, file, text_key, encoder))
         for number, (name, file) in enumerate(files.items())

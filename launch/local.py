@@ -84,10 +84,12 @@ def check(overrides: list[str]) -> Run:
     from train.config.check import check
     from train.config.owner import refuse_owned
     from train.config.rundir import open_run_dir
+    from train.loop.origin import check_origin
 
     try:
         run = check(compose(overrides))
         refuse_owned(run.run_dir)
+        check_origin(run)
         open_run_dir(run)
     except ConfigError as err:
         raise Stopped(str(err), exit_code=CONFIG_EXIT) from err

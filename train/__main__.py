@@ -125,8 +125,8 @@ def rewind_to_load_step(run: Run) -> None:
         done = rewind(run.run_dir, run.checkpoint_dir, run.checkpoint.load_step)
         announce(
             done
-            or f"checkpoint.load_step={run.checkpoint.load_step}: nothing to set aside, or it was done before; to go "
-            f"back once more, give the last {run.run_dir}/rewound-* another name"
+            or f"checkpoint.load_step={run.checkpoint.load_step}: was done before; to go back once more, give the last "
+            f"{run.run_dir}/rewound-* another name"
         )
 
 
@@ -148,7 +148,13 @@ def resume_note(run: Run) -> str:
     from train.checkpoint.commits import committed_steps
 
     section = run.checkpoint
-    if steps := committed_steps(run.run_dir / section.folder):
+    steps = committed_steps(run.run_dir / section.folder)
+    if steps and steps[-1] >= run.last_step:
+        return (
+            f"nothing to train: step {steps[-1]:,} is done, and the run ends at step {run.last_step:,} "
+            "(run.stop_after_step, schedule)"
+        )
+    if steps:
         return f"going on after step {steps[-1]:,} of {run.timeline.num_steps:,}"
     return f"starting at {section.initial_load_path}" if section.initial_load_path else "starting"
 

@@ -68,7 +68,7 @@ def _validate(name: str, section: Any, hint: Any) -> Any:
 def _of_kind(name: str, section: dict[str, Any], kinds: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The class that `kind` names, and the section without that key."""
     kind = section.pop("kind", "none")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError([_no_such_kind(name, kind, kinds)])
     if kinds[kind] is None and section:
         raise ConfigError([f"{name}.{key}: has no effect with kind={kind}" for key in section])

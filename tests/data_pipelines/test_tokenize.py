@@ -62,6 +62,28 @@ def test_finished_shards_are_kept_and_give_the_same_folder(corpus: Corpus, tmp_p
     assert {path.name for path in corpus.out.iterdir()} == {path.name for path in (tmp_path / "at_once").iterdir()}
 
 
+def test_shards_that_no_such_command_wrote_are_not_written_over(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.out.mkdir()
+    (corpus.out / "00000.ds").write_text("mine")
+    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert "out has 00000.ds, which would be written over; choose another folder" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in corpus.out.iterdir()] == [("00000.ds", "mine")]
+
+
+def test_a_command_that_was_killed_in_its_first_shard_begins_again(corpus: Corpus) -> None:
+    corpus.write("a", "a\0b")
+    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert corpus.times()
+    assert not corpus.records()
+    corpus.write("a", "text")
+    assert main([*corpus.arguments, "--workers", "1"]) == 0
+    assert sorted({path.name.partition(".")[0] for path in corpus.out.iterdir()}) == [
+        *("00000", "00001", "00002", "manifest")
+    ]
+
+
 @pytest.mark.parametrize("change", ["text", "cut shard", "text key", "torn record"])
 def test_a_shard_that_may_differ_is_made_anew(change: str, corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
     corpus.write("c", "a\0b")

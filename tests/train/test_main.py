@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from train import __main__ as program
+from train.config.start import checked_run
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +122,13 @@ def test_showing_and_sweeping_exclude_each_other(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         program.main(["-m", "--cfg", "job", "experiment=smoke"])
     assert "leave out --multirun" in capsys.readouterr().err
+
+
+def test_a_start_says_whether_there_is_anything_left_to_train(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint/step-6").mkdir(parents=True)
+    for last, said in {
+        4: "nothing to train: step 6 is done, and the run ends at step 4 ",
+        8: "going on after step 6",
+    }.items():
+        run = checked_run(["experiment=smoke", f"run.dir={tmp_path}", f"run.stop_after_step={last}"])
+        assert program.resume_note(run).startswith(said)

@@ -41,11 +41,12 @@ def rewind(run_dir: Path, checkpoints: Path, step: int) -> str | None:
     mark = {"step": step, "last_step": steps[-1]}
     write_whole(aside / MARK, json.dumps(mark))  # after all that: one that was cut short goes on
     cut_rows(run_dir / FILE_NAME, after=step)
-    return f"rewound to step {step}; what came after it is in {aside}"
+    return f"rewound to step {step}; what came after it, if anything, is in {aside}"
 
 
 def needs_rewind(run_dir: Path, checkpoints: Path, step: int) -> bool:
-    """Whether there is something to set aside, and it was not done before. Raises ConfigError as `rewind` does."""
+    """Whether it was not done before. One to the last step counts: the run goes on, and the same command would go back
+    to it the next time. Raises ConfigError as `rewind` does."""
     asides = _asides(run_dir)
     done = {number: _rewound_to(folder) for number, folder in asides.items()}
     if done and done[max(done)] == step:
@@ -56,7 +57,7 @@ def needs_rewind(run_dir: Path, checkpoints: Path, step: int) -> bool:
         raise ConfigError(
             [f"checkpoint.load_step={step}: {checkpoints} has no complete checkpoint of it; there: {there}"]
         )
-    return steps[-1] != step
+    return True
 
 
 def _asides(run_dir: Path) -> dict[int, Path]:

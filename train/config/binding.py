@@ -53,6 +53,8 @@ BOUND = (
     "data.tokenizer",
     "data.held_out",  # what is held out is not trained on
     "data.sources*",
+    # what its losses are the losses of
+    "validation.windows",
     # where it starts
     "debug.seed",
     "checkpoint.initial_load_path",
@@ -108,7 +110,6 @@ FREE = (
     "profiler.*",
     "metrics.*",
     "data.tokenizer_may_differ",  # of the first start only, as checkpoint.initial_load_*
-    "validation.windows",  # reads weights, changes none; its rows say how it was at the time
 )
 
 

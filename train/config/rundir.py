@@ -1,6 +1,7 @@
 """The run directory: what a run is, on disk. Starting again on it resumes; another meaning is refused.
 
-It binds from the first step on: until then nothing is lost, and a start that failed can be corrected.
+It binds from the first step on: until then nothing is lost, and a start that failed can be corrected. Its config.yaml
+says that it is one: in a folder without, what a start would write over is somebody's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from train.checkpoint.rewind import needs_rewind
 from train.config.binding import is_bound
 from train.config.full import completed, read_stored
 from train.config.run import Run
-from train.metrics.jsonl import read_rows
+from train.metrics.jsonl import CUT, FILE_NAME, read_rows
+
+WRITTEN = ("plan.json", "tokenizer", FILE_NAME, CUT, "loads.png", "report.png", "wandb_id", "*/step-*", "rewound-*")
+"""What a run writes over, or goes on from, in its folder. Patterns of paths; logs are only added to."""
 
 
 def open_run_dir(run: Run) -> None:
@@ -40,12 +44,30 @@ def check_run_dir(run: Run) -> None:
     except OSError as error:
         raise _not_writable(run.run_dir, error) from error
     checkpoint = run.settings["checkpoint"]
-    if (run.run_dir / "config.yaml").is_file() and has_results(run.run_dir):
-        settings = stored_settings(run.run_dir)
+    settings = _settings_of_the_run_in(run.run_dir)
+    if settings and has_results(run.run_dir):
         _check_same_run(settings, run.settings, run.run_dir)
         _check_nothing_is_lost(settings["checkpoint"], checkpoint, run.run_dir)
     if checkpoint["load_step"] != -1:
         needs_rewind(run.run_dir, run.run_dir / checkpoint["folder"], checkpoint["load_step"])
+
+
+def _settings_of_the_run_in(run_dir: Path) -> dict[str, Any] | None:
+    """Its full settings, or None where no run has begun. Raises ConfigError for a folder that is not a run's."""
+    if (run_dir / "config.yaml").exists():
+        try:
+            return stored_settings(run_dir)
+        except ConfigError as error:
+            remedy = "the file is not written over: restore it, move it away, or choose another run.dir"
+            raise ConfigError([f"{problem}; {remedy}" for problem in error.problems]) from error
+    if there := sorted({path.relative_to(run_dir).parts[0] for name in WRITTEN for path in run_dir.glob(name)}):
+        raise ConfigError(
+            [
+                f"run.dir={run_dir}: has {', '.join(there)}, but no config.yaml of the run that they are of; restore "
+                "it, or choose another run.dir"
+            ]
+        )
+    return None
 
 
 def _check_writable(run_dir: Path) -> None:

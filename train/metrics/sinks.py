@@ -8,7 +8,7 @@ from typing import Any
 from data_pipelines.base.rank import is_rank_0
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
-from train.metrics.jsonl import CUT, FILE_NAME, JsonLines
+from train.metrics.jsonl import CUT, FILE_NAME, JsonLines, count_rows
 from train.metrics.row import Row, Sink
 from train.metrics.weights_and_biases import start_wandb
 from train.schedule.timeline import Timeline
@@ -39,13 +39,18 @@ def open_sinks(
     if not is_rank_0():
         return Sinks([])
     sinks = start_wandb(config, run_dir=run_dir, name=name, settings=settings)
-    rows = JsonLines(run_dir / FILE_NAME, resume_step=resume_step)
+    rows_path = run_dir / FILE_NAME
+    rows = JsonLines(rows_path, resume_step=resume_step)
     sinks.append(rows)
     if rows.cut:
         print(
             f"train: the rows of steps {rows.cut[0]:,} to {rows.cut[-1]:,}, which are trained again, are in "
             f"{run_dir / CUT}",
             flush=True,
+        )
+    if (missing := resume_step - count_rows(run_dir)) > 0:
+        print(
+            f"train: {run_dir / FILE_NAME} has no rows of {missing:,} of the {resume_step:,} steps so far", flush=True
         )
     if config.console:
         seen = timeline.step(resume_step + 1).first_window * timeline.seq_len

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class WandB:
     """One W&B run for the life of a run directory: its id is kept there."""
 
     def __init__(self, config: MetricsConfig, *, run_dir: Path, name: str, settings: dict[str, Any]):
+        _find_home(run_dir)
         import wandb
 
         self._run = wandb.init(
@@ -49,6 +51,15 @@ class WandB:
         self._run.finish()
 
 
+def _find_home(run_dir: Path) -> None:
+    """Where this process has no home that it can write to (a container, a service), W&B keeps in the run directory what
+    it would have kept there: without, it does not start, or prints its log among the steps."""
+    if (home := os.environ.get("HOME")) and os.access(home, os.W_OK):
+        return
+    for kind in ("CACHE", "CONFIG", "DATA"):
+        os.environ.setdefault(f"WANDB_{kind}_DIR", str(run_dir / "wandb" / "home" / kind.lower()))
+
+
 def _wandb_id(run_dir: Path) -> str:
     path = run_dir / "wandb_id"
     if not path.exists():
@@ -72,9 +83,10 @@ def start_wandb(config: MetricsConfig, *, run_dir: Path, name: str, settings: di
         return [WandB(config, run_dir=run_dir, name=name, settings=settings)]
     except Exception as error:
         if config.wandb_required:
+            log_in = "log in with `wandb login`, choose metrics.wandb=offline, or " if config.wandb == "online" else ""
             raise RunError(
-                f"W&B cannot start (metrics.wandb={config.wandb}): {error}. Log in with `wandb login`, or choose "
-                "metrics.wandb=offline, metrics.wandb=disabled, or metrics.wandb_required=false to go on without."
+                f"W&B cannot start (metrics.wandb={config.wandb}): {str(error).rstrip('.')}; {log_in}go on without by "
+                "metrics.wandb=disabled or metrics.wandb_required=false"
             ) from error
         print(f"WARNING: the run goes on WITHOUT W&B, which cannot start: {error}", file=sys.stderr)
         return []

@@ -212,6 +212,16 @@ def test_what_follows_from_the_schedule_cannot_be_set_by_hand(keys: list[str]) -
         ("training.disable_cuda_graphs=false", "training.disable_cuda_graphs"),
         ("checkpoint.async_mode=async", "checkpoint.async_mode"),
         ("checkpoint.last_save_model_only=true", "checkpoint.last_save_model_only"),
+        ("checkpoint.load_only=true", "checkpoint.load_only: must be false; the run would train and save nothing"),
+        ("checkpoint.create_seed_checkpoint=true", "checkpoint.create_seed_checkpoint: must be false"),
+        ("activation_checkpoint.kind=memory_budget", "activation_checkpoint.kind=memory_budget: the compiler keeps"),
+        ("activation_checkpoint.kind=[full]", "activation_checkpoint.kind: got ['full'], allowed: none, selective"),
+        ("activation_checkpoint.kind={}", "activation_checkpoint.kind: got {}, allowed: none, selective, full"),
+        ("debug.batch_invariant=true", "debug.batch_invariant: must be false"),
+        ("profiler.enable_memory_snapshot=true", "profiler.enable_memory_snapshot: needs a CUDA device"),
+        ("model.dim=3", "model.dim=3: must be a multiple of 4, the numbers of"),
+        ("model.expert_hidden_dim=66", "model.expert_hidden_dim=66: must be a multiple of 4"),
+        ("optimizer.muon.weight_decay=1e3", "optimizer.muon.weight_decay=1000.0: times lr=0.02 it must be below 1"),
         ("debug.seed=null", "debug.seed"),
         ("run.stop_after_step=0", "run.stop_after_step=0"),
         ("model.num_dense_layers=8", "model.num_dense_layers=8: no layer has experts; choose 0 to 7"),
@@ -230,6 +240,11 @@ def test_what_follows_from_the_schedule_cannot_be_set_by_hand(keys: list[str]) -
 )
 def test_what_cannot_work_is_refused(override: str, expected: str) -> None:
     assert any(expected in problem for problem in problems_of(override))
+
+
+def test_a_compiler_that_is_not_there_is_refused_with_those_that_are() -> None:
+    on = ("compile.enable=true", "training.mixed_precision_param=bfloat16")
+    assert only_problem_of(*on, "compile.backend=abc").startswith("compile.backend=abc: allowed: aot_eager, ")
 
 
 @pytest.mark.parametrize("backend", ["flex", "varlen"])

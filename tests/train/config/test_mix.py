@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +47,39 @@ def data(*overrides: str) -> dict[str, Any]:
 )
 def test_weights_in_braces_are_all_that_a_phase_has(overrides: list[str], mix: Any) -> None:
     assert data(*overrides)["mix"] == mix
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "mix"),
+    [
+        ("{stem: {stem: 1}}", [], MIXED | {"stem": {"stem": 1}}),
+        ("{stem: {stem: 1}}", ["data.mix.stem.code=2"], MIXED | {"stem": {"stem": 1, "code": 2}}),
+        ("{stem: {stem: 1}}", ["data.mix.stem={prose: 1}"], MIXED | {"stem": {"prose": 1}}),
+        ("{general: '${data.mix.stem}'}", [], MIXED | {"general": MIXED["stem"]}),
+        ("null", [], None),
+    ],
+)
+def test_weights_in_a_file_of_ones_own_are_all_that_a_phase_has(
+    tmp_path: Path, text: str, overrides: list[str], mix: Any
+) -> None:
+    write_experiments(tmp_path, mine=f"defaults: [smoke]\ndata: {{mix: {text}}}")
+    assert data(f'hydra.searchpath=["{tmp_path}"]', "experiment=mine", *overrides)["mix"] == mix
+
+
+def test_sources_in_a_file_of_ones_own_are_all_sources(tmp_path: Path) -> None:
+    write_experiments(
+        tmp_path,
+        first="defaults: [smoke, {override /data: files}]\ndata: {sources: {web: {glob: w}, papers: {glob: p}}}",
+        mine="defaults: [first]\ndata: {sources: {web: {glob: mine}}}",
+    )
+    found = data(f'hydra.searchpath=["{tmp_path}"]', "experiment=mine")["sources"]
+    assert found == {"web": {"glob": "mine", "text_key": "text"}}
+
+
+def write_experiments(folder: Path, **texts: str) -> None:
+    (folder / "experiment").mkdir()
+    for name, text in texts.items():
+        (folder / f"experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
 
 
 @pytest.mark.parametrize("experiment", ["smoke", "balance_study"])

@@ -104,6 +104,7 @@ def test_a_checkpoint_binds_without_rows_too(run_dir: Path) -> None:
         ({"data__mix": {"general": {"code": 0.9}}}, "data.mix.general.code", "0.5", "0.9"),
         ({"data__mix": None}, "data.mix", "{'general'", "None"),
         ({"debug__moe_force_load_balance": True}, "debug.moe_force_load_balance", "False", "True"),
+        ({"validation__windows": 8}, "validation.windows", "32", "8"),  # its losses could not be compared
         ({"training__max_norm": 2.0}, "training.max_norm", "1.0", "2.0"),
     ],
 )
@@ -117,6 +118,42 @@ def test_another_configuration_is_refused_and_named(
     assert f"was started with {was}" in problem
     assert "choose another run.dir" in problem
     assert stored(run_dir) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["config.yaml"], r"config\.yaml: holds no sections of settings; .* not written over: .* or choose another"),
+        (["plan.json", "tokenizer/notes.txt"], r"run: has plan\.json, tokenizer, but no config\.yaml of the run"),
+        (["metrics.jsonl"], r"run: has metrics\.jsonl, but no config\.yaml"),
+        (["checkpoint/step-6/.metadata"], r"run: has checkpoint, but no config\.yaml"),
+        (["loads.png"], r"run: has loads\.png, but no config\.yaml"),
+    ],
+)
+def test_files_that_are_not_those_of_a_run_are_never_written_over(tmp_path: Path, files: list[str], said: str) -> None:
+    for name in files:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("my: own")
+    with pytest.raises(ConfigError, match=said):
+        open_run_dir(make_run(tmp_path / "run"))
+    assert [(tmp_path / "run" / name).read_text() for name in files] == ["my: own"] * len(files)
+    assert len([path for path in (tmp_path / "run").rglob("*") if path.is_file()]) == len(files)
+
+
+def test_a_run_may_begin_beside_other_files(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/slurm.out").write_text("job 1")  # where its output goes
+    open_run_dir(make_run(tmp_path / "run"))
+    (tmp_path / "run/plan.json").touch()  # a start that failed in its first step
+    open_run_dir(make_run(tmp_path / "run", model__dim=128))
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"enable": False}])
+def test_results_without_their_configuration_are_not_gone_on_from(run_dir: Path, checkpoint: dict[str, Any]) -> None:
+    (run_dir / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"has metrics\.jsonl, but no config\.yaml of the run .* restore it"):
+        open_run_dir(make_run(run_dir, model__dim=128, checkpoint=SETTINGS["checkpoint"] | checkpoint))
+    assert [file.name for file in run_dir.iterdir()] == ["metrics.jsonl"]
 
 
 def test_every_difference_is_named_at_once(run_dir: Path) -> None:

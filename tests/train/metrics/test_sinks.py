@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 
+from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import RunError
+from train.config.check import check
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
 from train.metrics.jsonl import JsonLines
 from train.metrics.row import Row
-from train.metrics.sinks import Sinks
+from train.metrics.sinks import Sinks, open_sinks
 from train.metrics.weights_and_biases import WandB, _flatten, _wandb_id, start_wandb
 from train.pictures.loads import draw_loads
 
@@ -73,6 +76,21 @@ def test_a_row_that_is_no_json_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range float values"):
         sink.write(row_of(step=1, loss=float("nan")))
     sink.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(range(1, 5), ""), ((1, 2, 4), "no rows of 1 of the 4 steps so far"), ((), "no rows of 4 of the 4")],
+)
+def test_a_run_says_where_rows_of_its_past_are_gone(
+    path: Path, rows: Sequence[int], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in rows))
+    timeline = check(compose(["experiment=smoke"])).timeline
+    off = MetricsConfig(wandb="disabled", console=False)
+    open_sinks(off, run_dir=path.parent, name="run", settings={}, timeline=timeline, resume_step=4).close()
+    output = capsys.readouterr().out
+    assert said in output if said else not output
 
 
 def test_the_wandb_id_belongs_to_the_run_directory(tmp_path: Path) -> None:
@@ -153,6 +171,19 @@ def test_a_negative_interval_is_refused(name: str) -> None:
         MetricsConfig(**{name: -1})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("home", [None, "nowhere", "there"])
+def test_wandb_writes_to_the_run_directory_where_there_is_no_home(
+    home: str | None, wandb_run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    environment = {} if home is None else {"HOME": str(tmp_path / home)}
+    monkeypatch.setattr("os.environ", environment)
+    write_to_wandb({}, tmp_path)
+    folders = {value for name, value in environment.items() if name.startswith("WANDB_") and name.endswith("_DIR")}
+    kept = {str(tmp_path / "wandb/home" / kind) for kind in ("cache", "config", "data")}
+    assert folders == (set() if home == "there" else kept)
+
+
 def break_wandb(*_: Any, **__: Any) -> None:
     raise OSError("no network")
 
@@ -161,6 +192,12 @@ def test_wandb_that_cannot_start_stops_a_run_that_requires_it(tmp_path: Path, mo
     monkeypatch.setattr(WandB, "__init__", break_wandb)
     with pytest.raises(RunError, match=r"W&B cannot start .*no network.*metrics\.wandb=offline"):
         start_wandb(MetricsConfig(wandb="online"), run_dir=tmp_path, name="run", settings={})
+
+
+def test_nobody_who_chose_offline_is_told_to_choose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WandB, "__init__", break_wandb)
+    with pytest.raises(RunError, match=r"offline\): no network; go on without by metrics\.wandb=disabled"):
+        start_wandb(MetricsConfig(wandb="offline"), run_dir=tmp_path, name="run", settings={})
 
 
 def test_a_run_that_does_not_require_wandb_says_that_it_goes_on_without(
