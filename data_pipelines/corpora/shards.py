@@ -32,6 +32,8 @@ class ShardsData(DataOptions):
         """
         if not self.sources:
             raise ValueError("data.sources is empty; name one: data.sources.web.train=s3://bucket/web")
+        if not self.tokenizer:  # which would be looked for in the current folder
+            raise ValueError("data.tokenizer is missing; name the folder of the tokenizer that made the shards")
         expected = TextEncoder(self.tokenizer).hash
         if problems := [problem for name in self.sources for problem in self._problems(name, expected)]:
             raise DataError("\n".join(problems))

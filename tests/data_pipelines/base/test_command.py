@@ -130,6 +130,34 @@ def _fail(arguments: list[str]) -> int:
     raise RunError("no")
 
 
+# Empty texts: "$OUT" where nobody has set OUT
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "empty"),
+    [
+        ("train.evaluate", "run --tokens=", "--tokens"),
+        ("train.export", "run @", "OUT"),
+        ("train.export", "run out --step=", "--step"),
+        ("train.import_hf", "@ out", "HF_DIR"),
+        ("train.report", "@", "RUN"),
+        ("train.model", "@", "MODEL | override"),
+        ("data_pipelines.explain", "@ --step=1", "RUN"),
+        ("data_pipelines.tokenize", "--input= --tokenizer=t --out=o", "--input"),
+        ("data_pipelines.tokenize", "--input=i --tokenizer=t --out=", "--out"),
+        ("data_pipelines.verify", "@", "URI"),
+    ],
+)
+def test_no_command_takes_an_empty_argument(
+    name: str, arguments: str, empty: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main([argument.replace("@", "") for argument in arguments.split()])
+    assert end.value.code == CONFIG_EXIT
+    said = f"error: argument {empty}: must not be empty, got ''; was a variable of the shell not set?\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 # Signals
 
 
