@@ -8,6 +8,11 @@ metrics.jsonl has the step, the digest of the tokens found is compared with the 
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise

@@ -8,6 +8,11 @@ Exit status 1 and a line for each damaged file, with the offset where the damage
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import sys
 from collections.abc import Callable, Iterator
 

@@ -8,6 +8,11 @@ belongs to the phase that it begins in.
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median

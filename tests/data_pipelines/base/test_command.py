@@ -207,6 +207,16 @@ def test_a_signal_in_an_import_ends_the_command_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "\nerror: stopped by SIGINT.\n")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_while_a_command_imports_what_takes_time_is_one_line(name: str, tmp_path: Path) -> None:
+    for module in ("fsspec", "hydra", "matplotlib", "numpy", "omegaconf", "pydantic", "tokenizers", "tqdm", "xxhash"):
+        (tmp_path / f"{module}.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}  # found before the installed ones
+    command = [sys.executable, "-m", name, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) in [(0, ""), (130, "\nerror: stopped by SIGINT.\n")]
+
+
 def test_ctrl_c_while_train_loads_the_engine_is_one_line_with_advice(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "train", "experiment=smoke", "parallelism=single", f"run.dir={tmp_path}/run"]
     pipe = subprocess.PIPE
