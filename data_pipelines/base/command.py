@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from data_pipelines.base.errors import UNSET, Main
 from data_pipelines.base.signals import end_on_signals, interruption
+from data_pipelines.base.streams import keep_streams
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEARCH_PATH = "hydra.searchpath"
@@ -28,6 +29,7 @@ def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoRet
     advice: what a person who stopped the command should know, one sentence. first_words: said at once, on stderr, by a
     command that is silent for some seconds before its result.
     """
+    keep_streams()
     end_on_signals(advice)
     if first_words and not {"-h", "--help"} & set(sys.argv):
         print(first_words, file=sys.stderr, flush=True)
