@@ -389,6 +389,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no sense": (in_config(num_experts_per_tok=9), "num_experts_per_tok=9 exceeds num_experts=8"),
     "a key of no sense": (in_config(hidden_size=0), "config.json: hidden_size must be at least 1, got 0"),
     "far too deep": (in_config(num_hidden_layers=10**7, layer_types=...), "num_hidden_layers must be at most 1,000"),
+    "far too many experts": (in_config(num_experts=10**7), "num_experts must be at most 10,000, got 10000000"),
     "a fraction": (in_config(hidden_size=16.0), "config.json: hidden_size=16.0: expected a whole number"),
     "a number as text": (in_config(hidden_size="16"), "config.json: hidden_size='16': expected a whole number"),
     "a truth as text": (in_config(route_norm="no"), "config.json: route_norm='no': expected true or false"),
