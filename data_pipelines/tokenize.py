@@ -9,6 +9,11 @@ is not finished, and the same command goes on with the files that are still to d
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import os
 from collections.abc import Mapping
 from functools import cache, partial

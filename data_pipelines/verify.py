@@ -9,6 +9,11 @@ the parts that it must have and its tokenizer are compared too.
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping

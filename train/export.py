@@ -9,6 +9,11 @@ whole or not at all: it is written beside its place and renamed. Only what an ex
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import argparse
 import re
 from pathlib import Path

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from data_pipelines.base.errors import Main
+from data_pipelines.base.errors import UNSET, Main
 from data_pipelines.base.signals import end_on_signals, interruption
+from data_pipelines.base.streams import keep_streams
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEARCH_PATH = "hydra.searchpath"
@@ -28,6 +29,7 @@ def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoRet
     advice: what a person who stopped the command should know, one sentence. first_words: said at once, on stderr, by a
     command that is silent for some seconds before its result.
     """
+    keep_streams()
     end_on_signals(advice)
     if first_words and not {"-h", "--help"} & set(sys.argv):
         print(first_words, file=sys.stderr, flush=True)
@@ -41,10 +43,19 @@ def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoRet
 
 
 def command_parser(prog: str, *, description: str | None) -> argparse.ArgumentParser:
-    """For a command that works on files: its help is its module's docstring."""
-    return argparse.ArgumentParser(
+    """For a command that works on files: its help is its module's docstring. No text or path may be empty."""
+    parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.register("type", None, _not_empty)
+    parser.register("type", Path, lambda text: Path(_not_empty(text)))  # an empty one would be the current folder
+    return parser
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must not be empty, {UNSET}")
+    return text
 
 
 def overrides_parser(prog: str, *, description: str | None, multirun: str = "") -> argparse.ArgumentParser:

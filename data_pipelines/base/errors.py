@@ -17,6 +17,9 @@ DATA_EXIT = 1
 
 RESUME_ADVICE = "The same command goes on from the last complete checkpoint."
 
+UNSET = "got ''; was a variable of the shell not set?"
+"""Why a setting or an argument is empty: --out "$OUT" where nobody has set OUT."""
+
 Main = Callable[[list[str]], int]
 """A program as a function: its arguments -> its exit code."""
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.errors import UNSET, ConfigError
 
 
 def section_types(cls: type) -> dict[str, Any]:
@@ -59,10 +59,34 @@ def _validate(name: str, section: Any, hint: Any) -> Any:
         hint, section = _of_kind(name, dict(section), get_args(hint)[-1])
         if hint is None:
             return None
+    valid, problems = None, []
     try:
-        return adapter(hint).validate_python(section, extra="forbid")
+        valid = adapter(hint).validate_python(section, extra="forbid")
     except ValidationError as error:
-        raise ConfigError([_describe(name, hint, problem) for problem in error.errors()]) from error
+        problems = [_describe(name, hint, problem) for problem in error.errors()]
+    blank = [f"{name}.{path} must not be empty" for path in _blank(section, hint)]
+    blank = [path for path in blank if not any(problem.startswith(path.split()[0]) for problem in problems)]
+    if blank or problems:
+        raise ConfigError([f"{problem}, {UNSET}" for problem in blank] + problems)
+    return valid
+
+
+def _blank(section: dict[str, Any], hint: Any) -> list[str]:
+    """Paths of texts that are empty, which nobody means, except where that is the default."""
+    paths: list[str] = []
+    hint = kinds_of(hint).get(section.get("kind", ""), hint)
+
+    def walk(value: Any, loc: list[Any]) -> None:
+        if isinstance(value, dict | list):
+            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(inner, [*loc, key])
+        elif isinstance(value, str) and not value.strip():
+            defaults = {field.name: field.default for field in _fields_at(hint, loc[:-1])}
+            if defaults.get(loc[-1]) != value:
+                paths.append(".".join(map(str, loc)))
+
+    walk(section, [])
+    return paths
 
 
 def _of_kind(name: str, section: dict[str, Any], kinds: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -29,6 +29,8 @@ class ShardsData(DataOptions):
         """The shards as they are. Raises ValueError where none are named, DataError with all that is wrong."""
         if not self.sources:
             raise ValueError("data.sources is empty; name one: data.sources.web.train=s3://bucket/web")
+        if not self.tokenizer:  # which would be looked for in the current folder
+            raise ValueError("data.tokenizer is missing; name the folder of the tokenizer that made the shards")
         prepared = Prepared(tokenizer_dir=self.tokenizer, sources=dict(self.sources))
         made_by = TextEncoder(self.tokenizer).hash
         remedy = "tokenise again or name the tokenizer that made it as data.tokenizer"

@@ -8,6 +8,9 @@ from typing import Literal
 
 MAX_SIZE = 2**31
 """Sizes and token ids are 32-bit integers in the kernels."""
+MAX_LAYERS, MAX_EXPERTS = 1_000, 10_000
+"""Beyond what is trained in this form (Switch-C has 2,048 experts); only to list the tensors of 10^7, which then do not
+fit, would take many minutes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,6 +74,9 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
             if getattr(self, name) >= MAX_SIZE:
                 raise ValueError(f"{name} must be below {MAX_SIZE:,}, got {getattr(self, name)}")
+        for name, most in (("num_layers", MAX_LAYERS), ("num_experts", MAX_EXPERTS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {getattr(self, name)}")
         for name in ("route_scale", "rope_theta", "norm_eps", "init_std"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # nor NaN

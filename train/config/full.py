@@ -38,7 +38,10 @@ def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_stored(run_dir: Path) -> dict[str, Any]:
-    """The settings that the config.yaml of a run directory holds. Raises ConfigError where it holds none."""
+    """The settings that the config.yaml of a run directory holds. Raises ConfigError where it holds none.
+
+    Empty texts are left out: versions until 85d52f1 took them, for "not set".
+    """
     path = run_dir / "config.yaml"
     try:
         stored: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
@@ -46,7 +49,8 @@ def read_stored(run_dir: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: cannot be read ({error})"]) from error
     if not stored or not isinstance(stored, dict) or not all(isinstance(section, dict) for section in stored.values()):
         raise ConfigError([f"{path}: holds no sections of settings; it is not the file that a run wrote"])
-    return stored | ({"balance": _without_idle(stored["balance"])} if "balance" in stored else {})
+    given = {name: {key: value for key, value in section.items() if value != ""} for name, section in stored.items()}
+    return given | ({"balance": _without_idle(given["balance"])} if "balance" in given else {})
 
 
 def _without_idle(balance: dict[str, Any]) -> dict[str, Any]:

@@ -36,8 +36,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for setting, text in (("name", self.name), ("dir", self.dir)):
-            if not text.strip():
-                raise ValueError(f"{setting} must not be empty, got {text!r}; was a variable of the shell not set?")
             if text.startswith("~"):
                 raise ValueError(
                     f"{setting} must not begin with ~ (the shell left it as it is), got {text!r}; write $HOME"

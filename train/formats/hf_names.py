@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from data_pipelines.base.errors import ConfigError
 from train.afmoe.config import ModelConfig
@@ -72,6 +72,10 @@ _SAME = {
     "rope_theta": "rope_theta",
 }
 """Key of config.json -> field of ModelConfig with the same value."""
+_FIELDS = {**_SAME, "max_position_embeddings": "max_seq_len"}
+"""The same, with what is the weights' and not the model's."""
+_TYPES = get_type_hints(ModelConfig)
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 _DEFAULTS = {
     "rms_norm_eps": 1e-5,
@@ -192,14 +196,13 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         for key, value in _FIXED.items()
         if config.get(key, value) != value
     ]
-    problems += [f"{key}: is missing" for key in _SAME if config.get(key) is None]
+    problems += [problem for key in _FIELDS if (problem := _type_problem(key, config.get(key)))]
     if problems:
         raise ConfigError(problems)
-    numbers = {ours: config[theirs] for theirs, ours in _SAME.items()}
     try:
-        model = ModelConfig(name="imported", max_seq_len=config["max_position_embeddings"], **numbers)
-    except (ValueError, TypeError) as error:
-        raise ConfigError([str(error)]) from error
+        model = ModelConfig(name="imported", **{ours: config[theirs] for theirs, ours in _FIELDS.items()})
+    except ValueError as error:
+        raise ConfigError([_in_their_words(str(error))]) from error
     if (got := config.get("layer_types") or layer_types(model)) != layer_types(model):
         full = [i + 1 for i, kind in enumerate(got) if kind == "full_attention"]
         raise ConfigError(
@@ -212,10 +215,27 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
     return model
 
 
+def _type_problem(key: str, value: Any) -> str | None:
+    """JSON has one kind of number, and words that are true: 64.0, "64" and "false" would each be taken for a value."""
+    if value is None:
+        return f"{key}: is missing"
+    kind = _TYPES[_FIELDS[key]]
+    is_right = type(value) is kind or (kind is float and type(value) is int)
+    return None if is_right else f"{key}={value!r}: expected {_WORDS[kind]}"
+
+
+def _in_their_words(problem: str) -> str:
+    """What ModelConfig says of its fields, of the keys of config.json."""
+    theirs = {ours: key for key, ours in _FIELDS.items()}
+    return re.sub(r"\w+", lambda word: theirs.get(word[0], word[0]), problem)
+
+
 def _period(config: dict[str, Any]) -> dict[str, int]:
     """global_attn_every_n_layers, from the beginning of `layer_types`, which transformers goes by if it is given; the
     rest of them is checked afterwards. Beyond the last layer where none is global."""
     kinds = config.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise ConfigError([f"layer_types={kinds!r}: expected a list of words"])
     if not kinds:
         return {}
     is_any_global = "full_attention" in kinds
@@ -225,7 +245,7 @@ def _period(config: dict[str, Any]) -> dict[str, int]:
 def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with the keys of older transformers, `rope_theta` and `rope_scaling`, wherever it keeps the values."""
     found = [rope for rope in (config.get("rope_parameters"), config.get("rope_scaling")) if rope]
-    rope = found[0] if found else {}
+    rope = found[0] if found and isinstance(found[0], dict) else {}
     scaling = next((rope for rope in found if not _is_plain(rope)), None)
     return {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta", 10_000.0)), "rope_scaling": scaling}
 

@@ -79,7 +79,7 @@ def _complete_lines(path: Path) -> Iterator[tuple[str, Row]]:
 def _parse(line: str, *, where: str) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: damaged ({error}); remove the line, or restore the file from a copy") from error
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         raise ValueError(f"{where}: not the row of a step; remove the line, or restore the file from a copy")

@@ -14,6 +14,11 @@ Exit code: 0; 2 for what cannot work as configured; 3 for a run that had to stop
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import argparse
 import os
 import sys

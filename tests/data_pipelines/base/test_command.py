@@ -130,6 +130,34 @@ def _fail(arguments: list[str]) -> int:
     raise RunError("no")
 
 
+# Empty texts: "$OUT" where nobody has set OUT
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "empty"),
+    [
+        ("train.evaluate", "run --tokens=", "--tokens"),
+        ("train.export", "run @", "OUT"),
+        ("train.export", "run out --step=", "--step"),
+        ("train.import_hf", "@ out", "HF_DIR"),
+        ("train.report", "@", "RUN"),
+        ("train.model", "@", "MODEL | override"),
+        ("data_pipelines.explain", "@ --step=1", "RUN"),
+        ("data_pipelines.tokenize", "--input= --tokenizer=t --out=o", "--input"),
+        ("data_pipelines.tokenize", "--input=i --tokenizer=t --out=", "--out"),
+        ("data_pipelines.verify", "@", "URI"),
+    ],
+)
+def test_no_command_takes_an_empty_argument(
+    name: str, arguments: str, empty: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main([argument.replace("@", "") for argument in arguments.split()])
+    assert end.value.code == CONFIG_EXIT
+    said = f"error: argument {empty}: must not be empty, got ''; was a variable of the shell not set?\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 # Signals
 
 
@@ -183,6 +211,16 @@ def test_a_signal_in_an_import_ends_the_command_at_once(tmp_path: Path) -> None:
     code += f"def main(arguments):\n    import sys; sys.path.append({str(tmp_path)!r}); import swallows; return 0\n"
     done = subprocess.run([sys.executable, "-c", code + "run_command(main)"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "\nerror: stopped by SIGINT.\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_while_a_command_imports_what_takes_time_is_one_line(name: str, tmp_path: Path) -> None:
+    for module in ("fsspec", "hydra", "matplotlib", "numpy", "omegaconf", "pydantic", "tokenizers", "tqdm", "xxhash"):
+        (tmp_path / f"{module}.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}  # found before the installed ones
+    command = [sys.executable, "-m", name, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) in [(0, ""), (130, "\nerror: stopped by SIGINT.\n")]
 
 
 def test_ctrl_c_while_train_loads_the_engine_is_one_line_with_advice(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
@@ -114,6 +116,28 @@ def test_a_wrong_choice_is_named_with_what_is_allowed() -> None:
     assert problem.startswith("metrics.wandb: ")
     assert "'offline'" in problem
     assert "'maybe'" in problem
+
+
+EMPTY = "must not be empty, got ''; was a variable of the shell not set?"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run.name=", "run.dir=", "run.dir=' '", "data.dir=", "data.tokenizer=", "checkpoint.initial_load_path="],
+)
+def test_an_empty_text_is_no_setting(override: str) -> None:
+    assert only_problem_of(override) == f"{override.partition('=')[0]} {EMPTY}"
+
+
+def test_an_empty_pattern_does_not_mean_all_files() -> None:
+    assert only_problem_of("data=files", "data.sources.web.glob=", "data.mix=null") == f"data.sources.web.glob {EMPTY}"
+
+
+def test_a_run_that_an_older_version_started_with_an_empty_text_can_be_read(tmp_path: Path) -> None:
+    settings = check_smoke().settings
+    settings["checkpoint"]["initial_load_path"] = ""
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+    assert load_run(tmp_path).checkpoint.initial_load_path is None
 
 
 def test_a_token_amount_is_read_as_people_write_it() -> None:

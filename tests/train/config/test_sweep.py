@@ -38,7 +38,7 @@ def test_a_run_is_named_after_what_is_special_to_it() -> None:
     ("values", "ends"),
     [
         ("a/b,a_b,a-b", ["a_b", "a_b-2", "a-b"]),
-        ('"a b/*","ü=x",""', ["a_b", "ü_x", "empty"]),
+        ('"a b/*","ü=x","/"', ["a_b", "ü_x", "empty"]),
         (f"{300 * 'a'},{300 * 'a'}b", [40 * "a", 40 * "a" + "-2"]),
     ],
 )
