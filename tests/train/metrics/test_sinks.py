@@ -178,9 +178,7 @@ def test_wandb_that_cannot_start_stops_a_run_that_requires_it(tmp_path: Path, mo
 
 def test_nobody_who_chose_offline_is_told_to_choose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WandB, "__init__", break_wandb)
-    with pytest.raises(
-        RunError, match=r"offline\): no network; go on without by metrics\.wandb=disabled"
-    ):
+    with pytest.raises(RunError, match=r"offline\): no network; go on without by metrics\.wandb=disabled"):
         start_wandb(MetricsConfig(wandb="offline"), run_dir=tmp_path, name="run", settings={})
 
 
