@@ -79,6 +79,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def checked(run: Run) -> str:
     """The summary of a run that could start, with what should be known of where its weights come from."""
     from train.config.summary import summary
+
+    if not run.checkpoint.initial_load_path:
+        return summary(run)  # a second of imports earlier
     from train.loop.origin import check_origin
 
     note = check_origin(run)

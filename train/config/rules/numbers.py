@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 YEAR_S = 365 * 24 * 3600
 
-SMALLEST, LARGEST = 1e-18, 1e18
-"""Of floats other than 0: their squares are numbers in float32."""
+SMALLEST, LARGEST = 2.0**-126, 1e18
+"""Of floats other than 0: the smallest that float32 holds in full, and the largest whose square it holds."""
 MAX_COUNT = 2**31 - 1
 """Of whole numbers, but for WIDE."""
 WIDE = ("debug.seed", "schedule.*")
@@ -128,7 +128,7 @@ def _beyond(path: str, value: object) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
     if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-        return f"must be 0, or {SMALLEST:g} to {LARGEST:g} as float32 computes with it"
+        return f"must be within what float32 computes with, {SMALLEST:.0e} to {LARGEST:.0e}"
     if isinstance(value, int) and value > MAX_COUNT and not any(fnmatchcase(path, pattern) for pattern in WIDE):
         return f"must be at most {MAX_COUNT:,}"
     return None
