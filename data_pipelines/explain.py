@@ -8,6 +8,11 @@ metrics.jsonl has the step, the digest of the tokens found is compared with the 
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -67,14 +72,18 @@ def recorded_digest(run_dir: Path, step: int) -> int | None:
     None where it has no such step. Raises DataError for a line that is no row.
     """
     path = run_dir / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []  # without the one that is being written
+    # what is no UTF-8 is no row, as train/metrics/jsonl.py has it
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = text.split("\n")[:-1]  # without the one that is being written
     found = None
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             found = int(row["batch_digest"], 16) if row.get("step") == step else found
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise DataError(f"{path}, line {number}: not the row of a step ({error!r})") from error
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise DataError(
+                f"{path}, line {number}: not the row of a step ({error!r}); restore the file from a copy"
+            ) from error
     return found
 
 

@@ -8,6 +8,7 @@ What is made, and where: data_pipelines/corpora/preparation.py. Training does th
 
 from __future__ import annotations
 
+import argparse
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,44 @@ if TYPE_CHECKING:
 
 @answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
 def main(arguments: list[str]) -> int:
-    parser = overrides_parser("python -m data_pipelines.prepare", description=__doc__)
-    overrides = parse_overrides(parser, arguments).overrides
+    args = parse(arguments)
+    if args.cfg or args.info:
+        from data_pipelines.base.compose import shown
+        from data_pipelines.base.sections import dump
+
+        print(shown(args, args.overrides, lambda overrides: {"data": dump(read_data_section(overrides))}))
+        return 0
+    for data in read_each(args.overrides) if args.multirun else [read_data_section(args.overrides)]:
+        print(made_ready(data))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    multirun = "the data of each value, one after the other: -m data.vocab_size=4096,8192"
+    parser = overrides_parser("python -m data_pipelines.prepare", description=__doc__, multirun=multirun)
+    return parse_overrides(parser, arguments)
+
+
+def read_each(overrides: list[str]) -> list[AnyData]:
+    """The `data` sections of a sweep. Raises ConfigError with every problem in them."""
+    from data_pipelines.base.sweep import check_each, combinations
+
+    return check_each(combinations(overrides), lambda one: read_data_section(one.overrides))
+
+
+def made_ready(data: AnyData) -> str:
+    """Prepares `data` where that is still to do; says what there is, and where."""
     from data_pipelines.corpora.preparation import prepare
     from data_pipelines.shards.reader import open_held_out, open_train
 
-    prepared = prepare(read_data_section(overrides))
-    print(f"tokenizer: {prepared.tokenizer_dir}")
+    prepared = prepare(data)
+    lines = [f"tokenizer: {prepared.tokenizer_dir}"]
     held_out = open_held_out(prepared)
     for name, train in open_train(prepared).items():
-        print(_line(f"{name}, train", train))
+        lines.append(_line(f"{name}, train", train))
         if name in held_out:
-            print(_line(f"{name}, held out", held_out[name]))
-    return 0
+            lines.append(_line(f"{name}, held out", held_out[name]))
+    return "\n".join(lines)
 
 
 def _line(part: str, source: TokenSource) -> str:

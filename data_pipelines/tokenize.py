@@ -9,6 +9,11 @@ is not finished, and the same command goes on with the files that are still to d
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import os
 from collections.abc import Mapping
 from functools import cache, partial
@@ -20,11 +25,12 @@ from tqdm import tqdm
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import DATA_EXIT, RUN_EXIT, RunError, answers_errors
+from data_pipelines.base.files import NoRoomError, room_in
 from data_pipelines.base.workers import run_in_workers
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.documents.find import StoredFile, find_files
 from data_pipelines.documents.text import read_documents
-from data_pipelines.shards.finished import forget_finished, load_finished, save_finished
+from data_pipelines.shards.finished import begin, forget_finished, load_finished, save_finished
 from data_pipelines.shards.manifest import Manifest, ShardRecord
 from data_pipelines.tokenizer.encoder import TextEncoder
 
@@ -36,12 +42,13 @@ def tokenize_files(
 ) -> Manifest:
     """One shard a file, named 00000, 00001, ... in the order of `files`: document name -> file.
 
-    Shards that an earlier call finished from the same files are kept. Raises ValueError for a folder that holds a
-    manifest and for what cannot be read as documents, RunError if a worker process is killed, OSError for a store.
+    Shards that an earlier call finished from the same files are kept. Raises ValueError for a folder that holds
+    other shards and for what cannot be read as documents, RunError if a worker process is killed, OSError for a store.
     """
     if Manifest.exists(uri):
         raise ValueError(f"{uri} holds shards already; choose another folder or delete that one")
     encoder = TextEncoder(tokenizer)
+    begin(uri)
     jobs = {
         str(file): _Job(f"{number:05}", name, file, _made_from(name, file, text_key, encoder))
         for number, (name, file) in enumerate(files.items())
@@ -107,9 +114,12 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     files = find_files(args.input, setting="--input")
     try:
-        manifest = tokenize_files(files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers))
-    except RunError as error:
-        raise RunError(f"{error}. {GOES_ON}") from error
+        with room_in(f"--out={args.out}"):
+            manifest = tokenize_files(
+                files, args.tokenizer, args.out, text_key=args.text_key, workers=max(1, args.workers)
+            )
+    except (RunError, NoRoomError) as error:
+        raise type(error)(f"{error}. {GOES_ON}") from error
     print(f"{args.out}: {manifest.num_tokens:,} tokens in {manifest.num_documents:,} documents")
     return 0
 

@@ -3,59 +3,146 @@
     python -m data_pipelines.verify data/stdlib                all that was prepared there
     python -m data_pipelines.verify s3://bucket/web            one folder of shards
 
-Exit status 1 and a line for each damaged file, with the offset where the damage was found.
+Exit status 1 and a line for each damaged file, with the offset where the damage was found. Of what was prepared here,
+the parts that it must have and its tokenizer are compared too.
 """
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
+import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tqdm import tqdm
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import DATA_EXIT, answers_errors
-from data_pipelines.shards.manifest import FILE_NAME, DataError, Manifest, VerifiedFile, join
-from data_pipelines.shards.storage import locate
+from data_pipelines.corpora.ready import READY, load_parts, prepared_anew
+from data_pipelines.documents import local
+from data_pipelines.shards.manifest import FILE_NAME, REMEDY, DataError, FileRecord, Manifest, VerifiedFile, join
+from data_pipelines.shards.storage import local_path, locate, reaching
+
+Report = Callable[[Exception], object]
 
 
-def find_folders(uri: str) -> list[str]:
-    """Every folder at or below `uri` that has a manifest. Raises DataError if there is none."""
+def find_folders(uri: str, report: Report) -> dict[str, set[str]]:
+    """Every folder at or below `uri`, through links, -> the names in it. Reports those that may not be looked into."""
     fs, root = locate(uri)
-    found = [path for path in sorted(fs.find(root)) if path.rsplit("/", 1)[-1] == FILE_NAME]
-    if not found:
-        raise DataError(f"{uri}: no {FILE_NAME} there or below; not prepared data, or not finished")
-    return [uri.rstrip("/") + path.rsplit("/", 1)[0].removeprefix(root) for path in found]
+    with reaching(uri):
+        if local_path(uri) is not None:
+            found = {folder: set(local.names(folder)) for folder in local.folders(root, report)}
+        else:
+            found = dict(_folders_of_store(fs, root))
+    return {uri.rstrip("/") + folder.removeprefix(root): names for folder, names in sorted(found.items())}
 
 
-def damages(uri: str, manifest: Manifest, progress: Callable[[int], object]) -> Iterator[DataError]:
+def _folders_of_store(fs: Any, root: str) -> Iterator[tuple[str, set[str]]]:
+    """Not fsspec's own walk: it leaves out what fails."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        infos = [info for info in fs.ls(folder, detail=True) if info["name"].rstrip("/") != folder.rstrip("/")]
+        yield folder, {info["name"].rstrip("/").rsplit("/", 1)[-1] for info in infos}
+        waiting += [info["name"] for info in infos if info["type"] == "directory"]
+
+
+def load_manifests(folders: Mapping[str, set[str]], report: Report) -> dict[str, Manifest]:
+    """Folder -> its manifest, where it has one that can be read. Reports the others."""
+    manifests = {}
+    for folder in (folder for folder, names in folders.items() if FILE_NAME in names):
+        try:
+            manifests[folder] = Manifest.load(folder)
+        except OSError as error:
+            report(error)
+    return manifests
+
+
+def check_preparation(root: str, folders: Mapping[str, set[str]], manifests: Mapping[str, Manifest]) -> Iterator[str]:
+    """What is wrong with the parts and the tokenizer of the preparation in the folder `root`."""
+    parts = [join(join(root, name), part) for name, found in load_parts(root).items() for part in found]
+    yield from (
+        f"{part} has no {FILE_NAME}, but {READY} lists it; restore it, or {prepared_anew(root)}"
+        for part in parts
+        if FILE_NAME not in folders.get(part, ())
+    )
+    made_by = {manifests[part].tokenizer for part in parts if part in manifests}
+    tokenizer = join(root, "tokenizer")
+    if tokenizer not in folders:
+        known = ", ".join(sorted(one[:12] for one in made_by))
+        print(f"{root}: no tokenizer in it to compare: data.tokenizer named one (hash {known}), or it is gone")
+    elif "tokenizer.json" not in folders[tokenizer]:
+        yield f"{tokenizer}/tokenizer.json is missing; restore it, or {prepared_anew(root)}"
+    else:
+        fs, path = locate(f"{tokenizer}/tokenizer.json")
+        if made_by - {found := hashlib.sha256(fs.cat_file(path)).hexdigest()}:
+            yield (
+                f"{tokenizer}/tokenizer.json has hash {found[:12]}, but shards in {root} were made by a tokenizer with "
+                f"hash {', '.join(sorted(one[:12] for one in made_by))}; restore it, or {prepared_anew(root)}"
+            )
+
+
+def damages(uri: str, manifest: Manifest, progress: Callable[[int], object]) -> Iterator[OSError]:
     """The first damage of each file of the folder `uri`."""
-    of_size = manifest.size_problems(uri)
+    try:
+        of_size = manifest.size_problems(uri)
+    except OSError as error:
+        yield error
+        return
     for name, record in manifest.files():
-        file = VerifiedFile(join(uri, name), record, manifest.block_bytes)
         try:
             if name in of_size:
                 raise of_size[name]
-            for block in range(len(record.blocks)):
-                file.verify_block(block)
-        except DataError as error:
+            _verify_file(join(uri, name), record, manifest.block_bytes)
+        except OSError as error:
             yield error
         progress(record.bytes)
+
+
+def _verify_file(uri: str, record: FileRecord, block_bytes: int) -> None:
+    file, sha256 = VerifiedFile(uri, record, block_bytes), hashlib.sha256()
+    for block in range(len(record.blocks)):
+        sha256.update(file.read_block(block))
+    if sha256.hexdigest() != record.sha256:
+        raise DataError(f"{uri}: its sha256 is {sha256.hexdigest()}, its {FILE_NAME} says {record.sha256}; {REMEDY}")
 
 
 @answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
 def main(arguments: list[str]) -> int:
     parser = command_parser("python -m data_pipelines.verify", description=__doc__)
     parser.add_argument("uri", metavar="URI", help="folder of shards or one above such folders, path or fsspec URI")
-    uri = parser.parse_args(arguments).uri
-    manifests = {folder: Manifest.load(folder) for folder in find_folders(uri)}
-    num_bytes = sum(record.bytes for manifest in manifests.values() for _, record in manifest.files())
+    return verify(parser.parse_args(arguments).uri.removesuffix(f"/{FILE_NAME}"))
+
+
+def verify(uri: str) -> int:
+    """Prints all that is damaged at or below `uri`. Raises DataError where there is nothing to compare."""
     found = 0
+
+    def report(error: object) -> None:
+        nonlocal found
+        found += 1
+        tqdm.write(f"error: {error}", file=sys.stderr)
+
+    folders = find_folders(uri, report)
+    manifests = load_manifests(folders, report)
+    for root in (folder for folder, names in folders.items() if READY in names):
+        try:
+            for problem in check_preparation(root, folders, manifests):
+                report(problem)
+        except OSError as error:
+            report(error)
+    if not manifests and not found:
+        raise DataError(f"{uri}: no {FILE_NAME} there or below; not prepared data, or not finished")
+    num_bytes = sum(record.bytes for manifest in manifests.values() for _, record in manifest.files())
     with tqdm(total=num_bytes, desc="verify", unit="B", unit_scale=True) as bar:
         for folder, manifest in manifests.items():
             for error in damages(folder, manifest, bar.update):
-                bar.write(f"error: {error}", file=sys.stderr)
-                found += 1
+                report(error)
     tokens = sum(manifest.num_tokens for manifest in manifests.values())
     print(f"{uri}: {tokens:,} tokens, {num_bytes:,} bytes, {found or 'no'} damaged file(s)")
     return DATA_EXIT if found else 0

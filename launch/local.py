@@ -23,9 +23,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.command import parse_run, run_command, run_parser
-from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, ConfigError, answers_errors, fail
-from launch.ranks import Stopped, launch_ranks
+from data_pipelines.base.command import RUN_SWEEP, overrides_parser, parse_overrides, run_command
+from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, ConfigError, Stopped, answers_errors, fail
+from launch.ranks import launch_ranks
 from train.process.warm import run_warm, warm_up
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
@@ -34,12 +34,14 @@ if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first li
 
 @answers_errors({ConfigError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
-    args = parse_run(run_parser("./launch/local.sh", description=__doc__), arguments)
+    parser = overrides_parser("./launch/local.sh", description=__doc__, multirun=RUN_SWEEP)
+    args = parse_overrides(parser, arguments)
     overrides = with_experiment(args.overrides)
     if args.cfg or args.info:
-        from train.config.show import shown
+        from data_pipelines.base.compose import shown
+        from train.config.start import checked_settings
 
-        print(shown(args, overrides))
+        print(shown(args, overrides, checked_settings))
         return 0
     return run_each(overrides) if args.multirun else run_all_phases(overrides)
 
@@ -82,10 +84,12 @@ def check(overrides: list[str]) -> Run:
     from train.config.check import check
     from train.config.owner import refuse_owned
     from train.config.rundir import open_run_dir
+    from train.loop.origin import check_origin
 
     try:
         run = check(compose(overrides))
         refuse_owned(run.run_dir)
+        check_origin(run)
         open_run_dir(run)
     except ConfigError as err:
         raise Stopped(str(err), exit_code=CONFIG_EXIT) from err

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, RESUME_ADVICE
-from train.process.warm import STOP_SIGNALS, Main, nothing_left_behind, run_rank, shell_exit_code
+from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, RESUME_ADVICE, Main, Stopped
+from train.process.warm import STOP_SIGNALS, nothing_left_behind, run_rank, shell_exit_code
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
     from torch.distributed.launcher.api import LaunchConfig
@@ -27,14 +27,6 @@ if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first li
 
 SAVE_S = 600
 """How long ranks that were asked to stop may take for their step and its checkpoint, before they are killed."""
-
-
-class Stopped(Exception):
-    """A phase could not finish: what the user should know, and the exit code."""
-
-    def __init__(self, message: str, *, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: Path) -> None:
@@ -71,7 +63,7 @@ def _no_log() -> Iterator[None]:
 
 
 def _launch_config(num_ranks: int, run_dir: Path) -> LaunchConfig:
-    """What `torchrun --standalone` sets, with the words of every rank but 0 in <run>/logs."""
+    """What `torchrun --standalone` sets, with the output of every rank but 0 in <run>/logs."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import REQUEUE_EXIT
 from launch.slurm.requeue import decide, successors
-from train.process.starts import append_event, last_step, read_events
+from train.checkpoint.commits import newest_step
+from train.process.starts import append_event, read_events
 
 LAST_LINES = 15
 
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
 
     job = os.environ.get("SLURM_JOB_ID", "")
-    events, step = read_events(args.run_dir), last_step(args.checkpoints)
+    events, step = read_events(args.run_dir), newest_step(args.checkpoints)
     decision = decide(events, job=job, exit_code=args.exit_code, step=step, max_starts=args.max_starts)
     if args.run_dir.is_dir():  # a first start that was refused leaves none
         append_event(

@@ -27,7 +27,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.base.command import SEARCH_PATH, parse_run, quoted, run_command, run_parser
+from data_pipelines.base.command import SEARCH_PATH, overrides_parser, parse_overrides, quoted, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 from data_pipelines.base.files import write_whole
 from launch.slurm import queue
@@ -65,9 +65,10 @@ class Submission:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     if args.cfg or args.info:
-        from train.config.show import shown
+        from data_pipelines.base.compose import shown
+        from train.config.start import checked_settings
 
-        print(shown(args, args.overrides))
+        print(shown(args, args.overrides, checked_settings))
         return 0
     command = shlex.join(["python", "-m", "launch.submit", *(word for word in arguments if word != "--dry-run")])
     if args.multirun:
@@ -77,12 +78,14 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = run_parser("python -m launch.submit", description=__doc__)
+    parser = overrides_parser(
+        "python -m launch.submit", description=__doc__, multirun="a job array, a run for each value"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the script; queue and write nothing")
     parser.add_argument(
         "--chain", type=int, default=1, metavar="N", help="N jobs, each of which goes on when the one before has ended"
     )
-    args = parse_run(parser, arguments)
+    args = parse_overrides(parser, arguments)
     if args.chain < 1:
         parser.error(f"argument --chain: must be at least 1, got {args.chain}")
     if args.multirun and args.chain > 1:

@@ -2,8 +2,10 @@
 # All checks, from a fresh clone: lint, format, types, tests. Runs every check even if one fails; exits 1 if any did.
 #   ./launch/test.sh [pytest arguments]      e.g. ./launch/test.sh -k muon
 set -euo pipefail
-cd "$(dirname "$0")/.."
+unset CDPATH # with it, cd may lead elsewhere
+cd "$(dirname "$(readlink -f "$0")")/.."
 source launch/env.sh
+[ -w . ] || export RUFF_NO_CACHE=true PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -p no:cacheprovider"
 
 failed=()
 

@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
 
 def measure(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """(CPU seconds of each step of either kind, CPU seconds of each part in a mean step of smebu)."""
-    from train.balance.config import BalanceConfig
+    from train.balance.rules.none import NoRule
     from train.loop.build import Trainer
 
     train_step = Trainer.train_step
@@ -86,7 +86,7 @@ def measure(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
         is_smebu = (turn + number) % 2 == 0  # neither is always the first of a pair
         balancer, configured = trainer.balancer, trainer.balancer.config
         is_counted = trainer.step > WARM_UP
-        balancer.config = configured if is_smebu else BalanceConfig(kind="none", alarm=configured.alarm)
+        balancer.config = configured if is_smebu else NoRule(alarm=configured.alarm)
         with timers(parts) if is_smebu and is_counted else ExitStack():
             started = time.process_time()
             train_step(trainer, data_iterator)

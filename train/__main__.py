@@ -12,8 +12,8 @@
 Overrides are Hydra's: `group=option` picks a file of configs/, `section.key=value` sets a value; a text with signs
 that mean something there is quoted twice, 'run.dir="/data/step=5"'. Starting the same command again goes on from the
 last complete checkpoint of run.dir. SIGTERM or SIGUSR1 to any rank stops all after the same step, with a checkpoint.
-Exit status: 2 for what cannot work as configured, 3 for a run that had to stop, 10 after SIGTERM or SIGUSR1, 130 after
-Ctrl-C; of several runs, that of the first that failed.
+Exit status: 2 for what cannot work as configured, 3 for a run that had to stop, 10 after SIGTERM or SIGUSR1, 12 for one
+that its watchdog ended, 129 after SIGHUP, 130 after Ctrl-C; of several runs, that of the first that failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.command import parse_run, run_command, run_parser
+from data_pipelines.base.command import RUN_SWEEP, overrides_parser, parse_overrides, run_command
 from data_pipelines.base.errors import (
     CONFIG_EXIT,
     REQUEUE_EXIT,
@@ -58,9 +58,10 @@ def main(arguments: list[str]) -> int:
     if args.multirun:
         return train_each(args.overrides, only_check=args.check)
     if args.cfg or args.info:
-        from train.config.show import shown
+        from data_pipelines.base.compose import shown
+        from train.config.start import checked_settings
 
-        say(shown(args, args.overrides))
+        say(shown(args, args.overrides, checked_settings))
         return 0
     announce("reading the configuration")
     if args.check:
@@ -71,10 +72,14 @@ def main(arguments: list[str]) -> int:
 
 
 def print_check(overrides: list[str]) -> int:
+    """What would run, and whether it could in its folder."""
     from train.config.start import checked_run
-    from train.config.summary import summary
 
-    say(summary(checked_run(overrides)))
+    run = checked_run(overrides)
+    from train.config.rundir import check_run_dir
+
+    check_run_dir(run)
+    say(checked(run))
     return 0
 
 
@@ -107,26 +112,42 @@ def end_together() -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = run_parser("python -m train", description=__doc__)
+    parser = overrides_parser("python -m train", description=__doc__, multirun=RUN_SWEEP)
     parser.add_argument(
         "--check", action="store_true", help="check the configuration, print what follows from it, stop"
     )
-    return parse_run(parser, arguments)
+    return parse_overrides(parser, arguments)
+
+
+def checked(run: Run) -> str:
+    """The summary of a run that could start, with what should be known of where its weights come from."""
+    from train.config.summary import summary
+
+    if not run.checkpoint.initial_load_path:
+        return summary(run)  # a second of imports earlier
+    from train.loop.origin import check_origin
+
+    note = check_origin(run)
+    return f"{summary(run)}\nnote           {note}" if note else summary(run)
 
 
 def train_each(overrides: list[str], *, only_check: bool) -> int:
     """Trains every run of a sweep, each in a process of its own, or prints what each would be."""
+    if "LOCAL_RANK" in os.environ:
+        raise ConfigError(["--multirun: each rank of torchrun would start every run; use ./launch/local.sh --multirun"])
     announce("reading the configurations")
-    from train.config.summary import summary
     from train.config.sweep import open_jobs, run_jobs
 
     jobs = open_jobs(overrides)
     if only_check:
-        print("\n\n".join(f"== {job.label}\n{summary(job.run)}" for job in jobs))
+        print("\n\n".join(f"== {job.label}\n{checked(job.run)}" for job in jobs))
         return 0
-    if "LOCAL_RANK" in os.environ or any(job.run.world_size > 1 for job in jobs):
+    if several := [job.label for job in jobs if job.run.world_size > 1]:
         raise ConfigError(
-            ["--multirun starts one process for each run: add parallelism=single, or use ./launch/local.sh --multirun"]
+            [
+                f"--multirun starts one process for each run, but {several[0]} needs more; add parallelism=single, or "
+                "use ./launch/local.sh --multirun"
+            ]
         )
     warm_up()
     return run_jobs(jobs, lambda job: run_warm(main, job.overrides))
@@ -150,8 +171,8 @@ def rewind_to_load_step(run: Run) -> None:
         done = rewind(run.run_dir, run.checkpoint_dir, run.checkpoint.load_step)
         announce(
             done
-            or f"checkpoint.load_step={run.checkpoint.load_step}: nothing to set aside, or it was done before; to go "
-            f"back once more, give the last {run.run_dir}/rewound-* another name"
+            or f"checkpoint.load_step={run.checkpoint.load_step}: was done before; to go back once more, give the last "
+            f"{run.run_dir}/rewound-* another name"
         )
 
 
@@ -172,10 +193,16 @@ def train(run: Run, wish: StopWish) -> bool:
 
 
 def resume_note(run: Run) -> str:
-    if step := newest_step(run.checkpoint_dir):
+    step = newest_step(run.checkpoint_dir)
+    if step >= run.last_step:
+        return (
+            f"nothing to train: step {step:,} is done, and the run ends at step {run.last_step:,} "
+            "(run.stop_after_step, schedule)"
+        )
+    if step:
         return f"going on after step {step:,} of {run.timeline.num_steps:,}"
-    section = run.checkpoint
-    return f"starting at {section.initial_load_path}" if section.initial_load_path else "starting"
+    origin = run.checkpoint.initial_load_path
+    return f"starting at {origin}" if origin else "starting"
 
 
 def announce(text: str) -> None:

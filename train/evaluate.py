@@ -10,6 +10,11 @@ cut into windows of training.seq_len targets; each token but the first is a targ
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import json
 import math
 from pathlib import Path

@@ -35,6 +35,7 @@ def import_hf(folder: Path, out: Path) -> int:
     """
     from train.blueprint.shapes import model_shapes
     from train.checkpoint.stream import write_checkpoint
+    from train.checkpoint.tokenizer import copy_tokenizer
     from train.formats.hf_folder import PublishedStorage, published_model
 
     if out.exists():
@@ -43,7 +44,8 @@ def import_hf(folder: Path, out: Path) -> int:
     storage = PublishedStorage(folder, shapes)
     with whole_folder(out) as unfinished:
         write_checkpoint(unfinished, storage.tensors, lambda shard: storage.read(shard).float(), desc="import")
-        shutil.copy(folder / "config.json", unfinished)  # what a run that starts from here is checked against
+        shutil.copy(folder / "config.json", unfinished)  # this and the tokenizer: what a run that starts here must fit
+        copy_tokenizer(folder, unfinished)
     return sum(shape.numel() for name, shape in shapes.items() if not name.endswith("expert_bias_E"))
 
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.base.command import CONFIGS, add_overrides, command_parser, parse_overrides, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
@@ -36,14 +36,21 @@ Lines = list[tuple[str, ...]]
 def main(arguments: list[str]) -> int:
     """Exit code: 0 or CONFIG_EXIT."""
     args = parse(arguments)
+    if args.cfg or args.info:
+        from data_pipelines.base.compose import shown
+
+        print(shown(args, args.overrides, settings))
+        return 0
     print("train.model: reading the configuration; the engine takes some seconds to load", flush=True)
-    print(report(read(args.overrides)))
+    for sections in read_each(args.overrides) if args.multirun else [read(args.overrides)]:
+        print(report(sections))
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = command_parser("python -m train.model", description=__doc__)
-    add_overrides(parser, metavar="MODEL | override", nargs="+")
+    multirun = "a table for each value: -m trinity_nano,trinity_mini parallelism=single,hsdp_ep8"
+    add_overrides(parser, metavar="MODEL | override", nargs="+", multirun=multirun)
     args = parse_overrides(parser, arguments)
     args.overrides = [text if "=" in text else f"model={text}" for text in args.overrides]
     return args
@@ -68,8 +75,22 @@ def read(overrides: list[str]) -> ModelSections:
     from train.config.run import ModelSections
 
     # No backend of attention has parameters, and this one exists everywhere.
-    settings = compose(["run.name=count", *overrides, "model.attention=sdpa"])
-    return check_some(settings, ModelSections)
+    return check_some(compose(["run.name=count", *overrides, "model.attention=sdpa"]), ModelSections)
+
+
+def read_each(overrides: list[str]) -> list[ModelSections]:
+    """The sections of each combination of a sweep. Raises ConfigError with all problems."""
+    from data_pipelines.base.sweep import check_each, combinations
+
+    return check_each(combinations(overrides), lambda one: read(one.overrides))
+
+
+def settings(overrides: list[str]) -> dict[str, Any]:
+    """What is counted, as plain containers, defaults included. Raises ConfigError."""
+    sections = read(overrides)
+    from train.config.full import full_settings
+
+    return full_settings(vars(sections))
 
 
 def check_name(name: str, known: list[str]) -> None:

@@ -8,6 +8,11 @@ belongs to the phase that it begins in.
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
@@ -17,8 +22,9 @@ from pydantic import TypeAdapter
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import answers_errors
-from train.metrics.jsonl import require_rows
+from train.metrics.jsonl import FILE_NAME, require_rows
 from train.metrics.row import Row
+from train.metrics.soundness import check_rows
 from train.pictures.canvas import Phases
 from train.pictures.run import draw, validations
 from train.schedule.config import ScheduleConfig
@@ -37,21 +43,39 @@ TIMED_PARTS = ("data", "forward_backward", "optimizer", "checkpoint", "validatio
 
 
 def write_report(run_dir: Path) -> str:
-    """Writes <run>/report.png and returns the table. Raises ValueError where there is no finished step to report."""
+    """Writes <run>/report.png and returns the table. Raises ValueError where there is no finished step to report.
+
+    A run directory that may only be read has its table all the same.
+    """
     rows, phases = require_rows(run_dir), read_phases(run_dir)
+    check_rows(rows, run_dir / FILE_NAME)
     picture = run_dir / "report.png"
-    draw(rows, phases, title=f"{run_dir.name}: {_headline(rows)}", path=picture)
-    return f"{run_dir}: {_headline(rows)}\n{UNITS}\n\n{table(rows, phases)}\n\npicture: {picture}"
+    where = str(picture)
+    try:
+        draw(rows, phases, title=f"{run_dir.name}: {_headline(rows)}", path=picture)
+    except OSError as error:
+        where = f"none, {run_dir} cannot be written ({error.strerror})"
+    return f"{run_dir}: {_headline(rows)}\n{UNITS}\n\n{table(rows, phases)}\n\npicture: {where}"
 
 
 def read_phases(run_dir: Path) -> Phases:
-    """The phases of the run's own config.yaml, in tokens."""
+    """The phases of the run's own config.yaml, in tokens. Raises ValueError where they cannot be read from it."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    config: Any = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-    schedule = TypeAdapter(ScheduleConfig).validate_python(config["schedule"])
-    timeline = Timeline(schedule, config["training"]["seq_len"])
-    edges = [0, *(window * timeline.seq_len for window in timeline.phase_edges)]
+    path = run_dir / "config.yaml"
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+        schedule = TypeAdapter(ScheduleConfig).validate_python(config["schedule"])
+        timeline = Timeline(schedule, config["training"]["seq_len"])
+        edges = [0, *(window * timeline.seq_len for window in timeline.phase_edges)]
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist; expected a run directory") from error
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); it is not the file that a run wrote"
+        ) from error
     return {phase.name: edge for phase, edge in zip(schedule.phases, pairwise(edges), strict=True)}
 
 
@@ -107,7 +131,7 @@ def time_block(rows: list[Row]) -> Block:
     parts["other"] = max(0.0, whole - sum(parts.values()))
     lines: Block = [("time", "seconds", "share")]
     for part, seconds in {**parts, "all steps": whole}.items():
-        lines.append((f"  {part.replace('_', '-')}", f"{seconds:,.1f}", f"{seconds / whole:.1%}"))
+        lines.append((f"  {part.replace('_', '-')}", f"{seconds:,.1f}", f"{seconds / (whole or 1.0):.1%}"))
     return lines
 
 

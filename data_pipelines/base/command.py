@@ -9,12 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from data_pipelines.base.errors import Main
+from data_pipelines.base.errors import UNSET, Main
 from data_pipelines.base.signals import end_on_signals, interruption
+from data_pipelines.base.streams import keep_streams
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEARCH_PATH = "hydra.searchpath"
 """The override that names further folders like CONFIGS."""
+RUN_SWEEP = (
+    "a run for each value, one after the other: -m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu; each run is named "
+    "after its values"
+)
+"""What --multirun does in a command that starts runs."""
 
 
 def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoReturn:
@@ -23,6 +29,7 @@ def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoRet
     advice: what a person who stopped the command should know, one sentence. first_words: said at once, on stderr, by a
     command that is silent for some seconds before its result.
     """
+    keep_streams()
     end_on_signals(advice)
     if first_words and not {"-h", "--help"} & set(sys.argv):
         print(first_words, file=sys.stderr, flush=True)
@@ -36,21 +43,35 @@ def run_command(main: Main, *, advice: str = "", first_words: str = "") -> NoRet
 
 
 def command_parser(prog: str, *, description: str | None) -> argparse.ArgumentParser:
-    """For a command that works on files: its help is its module's docstring."""
-    return argparse.ArgumentParser(
+    """For a command that works on files: its help is its module's docstring. No text or path may be empty."""
+    parser = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def overrides_parser(prog: str, *, description: str | None) -> argparse.ArgumentParser:
-    """For a command that composes a configuration. Its arguments are read by parse_overrides."""
-    parser = command_parser(prog, description=description)
-    add_overrides(parser)
+    parser.register("type", None, _not_empty)
+    parser.register("type", Path, lambda text: Path(_not_empty(text)))  # an empty one would be the current folder
     return parser
 
 
-def add_overrides(parser: argparse.ArgumentParser, *, metavar: str = "override", nargs: str = "*") -> None:
-    """The last words of a command line, and where the files are that they name."""
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must not be empty, {UNSET}")
+    return text
+
+
+def overrides_parser(prog: str, *, description: str | None, multirun: str = "") -> argparse.ArgumentParser:
+    """For a command that composes a configuration. Its arguments are read by parse_overrides."""
+    parser = command_parser(prog, description=description)
+    add_overrides(parser, multirun=multirun)
+    return parser
+
+
+def add_overrides(
+    parser: argparse.ArgumentParser, *, metavar: str = "override", nargs: str = "*", multirun: str = ""
+) -> None:
+    """The overrides of a command line, the folder that they may name files of, and Hydra's own options.
+
+    multirun: what a sweep does, for the help; empty for a command that has none.
+    """
     parser.add_argument("overrides", nargs=nargs, metavar=metavar, help="group=option or section.key=value")
     parser.add_argument(
         "--config-dir",
@@ -58,33 +79,16 @@ def add_overrides(parser: argparse.ArgumentParser, *, metavar: str = "override",
         type=Path,
         help="a folder like configs/ with options of your own: DIR/experiment/mine.yaml is experiment=mine",
     )
-
-
-def run_parser(prog: str, *, description: str | None) -> argparse.ArgumentParser:
-    """For a command that starts runs: Hydra's options that show a configuration, or make several of one command."""
-    parser = overrides_parser(prog, description=description)
     parser.add_argument("--cfg", choices=["job"], help="print the configuration as YAML, defaults included, and stop")
     parser.add_argument(
         "--info",
         choices=["defaults", "searchpath"],
         help="print which files the configuration is made of, or where they are looked for, and stop",
     )
-    parser.add_argument(
-        "-m",
-        "--multirun",
-        action="store_true",
-        help="a run for each value, one after the other: -m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu; each run "
-        "is named after its values",
-    )
-    return parser
-
-
-def parse_run(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """parse_overrides for a run_parser."""
-    args = parse_overrides(parser, arguments)
-    if args.multirun and (args.cfg or args.info):
-        parser.error("--cfg and --info show one configuration; leave out --multirun")
-    return args
+    if multirun:
+        parser.add_argument("-m", "--multirun", action="store_true", help=multirun)
+    else:
+        parser.set_defaults(multirun=False)
 
 
 def parse_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
@@ -95,6 +99,8 @@ def parse_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> ar
     args = parser.parse_intermixed_args(arguments)
     if problem:
         parser.error(f"argument --config-dir: {problem}")
+    if args.multirun and (args.cfg or args.info):
+        parser.error("--cfg and --info show one configuration; leave out --multirun")
     if folder:
         args.overrides.insert(0, f"{SEARCH_PATH}=[{quoted(f'file://{folder.absolute()}')}]")
     return args

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_pipelines.base.command import CONFIGS
@@ -29,6 +31,15 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     with _hydra():
         config = hydra_compose(NAME, overrides=parts)
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def shown(args: argparse.Namespace, overrides: list[str], checked: Callable[[list[str]], dict[str, Any]]) -> str:
+    """What a command with --cfg or --info prints instead of doing its work.
+
+    args: as command.py reads them. checked: the overrides -> what the command would use of their configuration,
+    defaults included. Raises ConfigError.
+    """
+    return info(args.info, overrides) if args.info else to_yaml(checked(overrides))
 
 
 def to_yaml(settings: dict[str, Any]) -> str:
@@ -59,9 +70,37 @@ def _hydra() -> Iterator[ConfigLoader]:
     """Hydra at CONFIGS; what it cannot do is a ConfigError."""
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-            yield GlobalHydra.instance().config_loader()
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            hydra.config_loader = _Loader(hydra.config_loader.get_search_path())
+            yield hydra.config_loader
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([_first_line(error)]) from error
+
+
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader. Where a file gives the weights of a phase, or sources, they are all: Hydra would merge them with
+    those of the files before, and keep names that were not given. (overrides.py does so for the command line.)"""
+
+    def _compose_config_from_defaults_list(self, defaults: list[Any], repo: Any) -> DictConfig:
+        config = super()._compose_config_from_defaults_list(defaults, repo)
+        files = (self._load_single_config(default, repo).config for default in defaults)
+        sections = [OmegaConf.to_container(file).get("data") for file in files]  # type: ignore[union-attr]
+        for key, value in _replaced([section for section in sections if isinstance(section, dict)]).items():
+            config.data[key] = value
+        return config
+
+
+def _replaced(sections: list[dict[str, Any]]) -> dict[str, Any]:
+    """The `sources` and the `mix` of the `data` sections of several files, in the order in which they apply."""
+    result: dict[str, Any] = {}
+    for section in sections:
+        given = {key: section[key] for key in ("sources", "mix") if key in section}
+        phases = [mix for mix in (result.get("mix"), given.get("mix")) if isinstance(mix, dict)]
+        result |= given
+        if len(phases) == 2:
+            result["mix"] = phases[0] | phases[1]
+    return result
 
 
 def _first_line(error: Exception) -> str:

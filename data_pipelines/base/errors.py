@@ -22,6 +22,9 @@ DATA_EXIT = 1
 
 RESUME_ADVICE = "The same command goes on from the last complete checkpoint."
 
+UNSET = "got ''; was a variable of the shell not set?"
+"""Why a setting or an argument is empty: --out "$OUT" where nobody has set OUT."""
+
 Main = Callable[[list[str]], int]
 """A program as a function: its arguments -> its exit code."""
 
@@ -36,6 +39,14 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on. The message says what stands, and what to do."""
+
+
+class Stopped(Exception):
+    """A process of a command that could not finish: what the user should know, and its exit code."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def answers_errors(exit_codes: Mapping[type[Exception], int]) -> Callable[[Main], Main]:

@@ -7,6 +7,7 @@ killed process left can be told from what is being written.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -17,21 +18,41 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+class NoRoomError(OSError):
+    """A disk is full, or what its owner may use of it."""
+
+
+@contextmanager
+def room_in(place: str) -> Iterator[None]:
+    """Names `place`, a setting or a file, and the remedy where a disk runs full in the block: a failed write names
+    nothing. Of several around each other the outermost speaks. Raises NoRoomError."""
+    try:
+        yield
+    except OSError as error:
+        full = error.__cause__ if isinstance(error, NoRoomError) else error
+        if not isinstance(full, OSError) or full.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoRoomError(
+            f"{place}: no room is left on its disk ({full.strerror}); make some, or choose a place on another disk"
+        ) from full
+
+
 @contextmanager
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """An empty file beside `path` to be filled in the block; it replaces `path` at the end, or goes if the block fails.
 
     durable: flush before the rename; not for what can be made again at any time. Raises OSError.
     """
-    partial = _beside(path)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield partial
-        if durable:
-            flush(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with room_in(str(path)):
+        partial = _beside(path)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield partial
+            if durable:
+                flush(partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     if durable:
         flush(path.parent)
 
@@ -42,17 +63,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Makes the folders above. Whether a folder that is there may be replaced is for the caller to know. Raises OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path)
-    partial.mkdir()
-    try:
-        yield partial
-        for file in sorted(partial.rglob("*")):
-            flush(file)
-        flush(partial)
-        _replace_folder(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with room_in(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _beside(path)
+        partial.mkdir()
+        try:
+            yield partial
+            for file in sorted(partial.rglob("*")):
+                flush(file)
+            flush(partial)
+            _replace_folder(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     flush(path.parent)
 
 

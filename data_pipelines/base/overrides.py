@@ -1,10 +1,9 @@
-"""Overrides as people type them, one string each, in Hydra's grammar: read, corrected, multiplied."""
+"""Overrides as people type them, one string each, in Hydra's grammar: read and corrected."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from itertools import product
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,9 +15,6 @@ from data_pipelines.base.errors import ConfigError
 
 _BY_NAME = re.compile(r"\+{1,2}(data\.mix(?:\.[^.=]+)?|data\.sources)=(\s*\{.*)", re.DOTALL)
 """A value in braces for a setting whose keys are names that people choose: phases and sources."""
-
-Assignment = dict[str, str]
-"""One value for each setting of a sweep: key -> value in Hydra's grammar."""
 
 
 def to_hydra(overrides: list[str]) -> list[str]:
@@ -52,30 +48,6 @@ def further_folders(parsed: list[Override]) -> list[Path]:
     return [Path(str(path).removeprefix("file://")) for of_one in paths if isinstance(of_one, list) for path in of_one]
 
 
-def sweep(overrides: list[str]) -> list[tuple[Assignment, list[str]]]:
-    """Every combination of the values given as a,b or choice(), range(): what is special to it, and all its overrides.
-
-    Raises ConfigError where an override cannot be read, or has no countable values.
-    """
-    choices: list[list[tuple[str, str]]] = []
-    for text, one in zip(overrides, parse(overrides), strict=True):
-        if one.is_sweep_override() and not one.is_discrete_sweep():
-            raise ConfigError([f"{text}: has no countable values; name them: {one.get_key_element()}=1,2,3"])
-        values = [f"{one.get_key_element()}={value}" for value in _values(one)] if one.is_sweep_override() else [text]
-        choices.append([(one.key_or_group if one.is_sweep_override() else "", value) for value in values])
-    return [
-        ({key: text.partition("=")[2] for key, text in combination if key}, [text for _, text in combination])
-        for combination in product(*choices)
-    ]
-
-
-def _values(override: Override) -> list[str]:
-    try:
-        return list(override.sweep_string_iterator())
-    except HydraException as error:
-        raise ConfigError([f"{override.input_line}: {error}; name the options: a,b"]) from error
-
-
 def in_shell(key: str, value: str) -> str:
     """The override that gives `key` exactly this text, as it is typed in a shell."""
     return shlex.quote(f"{key}={quoted(value)}")
@@ -85,14 +57,20 @@ def _unreadable(override: str, reason: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override}: expected group=option or section.key=value"
-    return f"{override}: Hydra cannot read that ({reason}); if it is a text, quote it: {in_shell(key, value)}"
+    each = ",".join(quoted(part) for part in value.split(","))
+    several = (
+        "" if re.search(r"[{(\[]|^[^,]*$", value) else f"quote each of several values, {shlex.quote(f'{key}={each}')}; "
+    )
+    text = f"if it is a text, quote it: {in_shell(key, value)}"
+    return f"{override}: Hydra cannot read that ({reason}); {several}{text}"
 
 
 def _several_values(override: str) -> str:
     key, _, value = override.partition("=")
     return (
-        f"{override}: several values. For a run with each of them add --multirun to ./launch/local.sh or "
-        f"python -m train; for a list write {shlex.quote(f'{key}=[{value}]')}, for a text {in_shell(key, value)}"
+        f"{override}: several values. --multirun (of ./launch/local.sh, python -m train, train.model, "
+        f"data_pipelines.prepare) takes one after the other; for a list write "
+        f"{shlex.quote(f'{key}=[{value}]')}, for a text {in_shell(key, value)}"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.errors import UNSET, ConfigError
 
 
 def section_types(cls: type) -> dict[str, Any]:
@@ -28,6 +28,11 @@ def section_types(cls: type) -> dict[str, Any]:
 def adapter(hint: Any) -> TypeAdapter[Any]:
     """pydantic's reader and writer of a section; a millisecond to make."""
     return TypeAdapter(hint)
+
+
+def dump(section: Any) -> dict[str, Any]:
+    """A validated section as plain containers again, defaults included."""
+    return adapter(type(section)).dump_python(section, mode="json")
 
 
 def validate(settings: Mapping[str, Any], types: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -54,17 +59,41 @@ def _validate(name: str, section: Any, hint: Any) -> Any:
         hint, section = _of_kind(name, dict(section), get_args(hint)[-1])
         if hint is None:
             return None
+    valid, problems = None, []
     try:
-        return adapter(hint).validate_python(section, extra="forbid")
+        valid = adapter(hint).validate_python(section, extra="forbid")
     except ValidationError as error:
-        raise ConfigError([_describe(name, hint, problem) for problem in error.errors()]) from error
+        problems = [_describe(name, hint, problem) for problem in error.errors()]
+    blank = [f"{name}.{path} must not be empty" for path in _blank(section, hint)]
+    blank = [path for path in blank if not any(problem.startswith(path.split()[0]) for problem in problems)]
+    if blank or problems:
+        raise ConfigError([f"{problem}, {UNSET}" for problem in blank] + problems)
+    return valid
+
+
+def _blank(section: dict[str, Any], hint: Any) -> list[str]:
+    """Paths of texts that are empty, which nobody means, except where that is the default."""
+    paths: list[str] = []
+    hint = kinds_of(hint).get(section.get("kind", ""), hint)
+
+    def walk(value: Any, loc: list[Any]) -> None:
+        if isinstance(value, dict | list):
+            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(inner, [*loc, key])
+        elif isinstance(value, str) and not value.strip():
+            defaults = {field.name: field.default for field in _fields_at(hint, loc[:-1])}
+            if defaults.get(loc[-1]) != value:
+                paths.append(".".join(map(str, loc)))
+
+    walk(section, [])
+    return paths
 
 
 def _of_kind(name: str, section: dict[str, Any], kinds: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The class that `kind` names, and the section without that key."""
     kind = section.pop("kind", "none")
-    if kind not in kinds:
-        raise ConfigError([f"{name}.kind: got {kind!r}, allowed: {', '.join(kinds)}{_suggestion(str(kind), kinds)}"])
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError([_no_such_kind(name, kind, kinds)])
     if kinds[kind] is None and section:
         raise ConfigError([f"{name}.{key}: has no effect with kind={kind}" for key in section])
     return kinds[kind], section
@@ -80,14 +109,23 @@ def kind_of(section: Any, hint: Any) -> dict[str, str]:
 
 def _describe(section: str, hint: Any, problem: Any) -> str:
     """One line: path, what was got, what is allowed, and a near miss."""
-    loc = list(problem["loc"])
-    if loc and (member := _member(hint, loc[0])) is not None:  # pydantic names the member of the union; no key does
-        hint = member
-        loc.pop(0)
+    loc, kinds, kind = list(problem["loc"]), kinds_of(hint), None
+    if problem["type"] == "union_tag_invalid":
+        return _no_such_kind(section, problem["input"]["kind"], kinds)
+    if problem["type"] == "union_tag_not_found":
+        return f"{section}.kind: is required and missing; allowed: {', '.join(kinds)}"
+    if loc and loc[0] in kinds:  # pydantic names the member of the union; no key does
+        kind = loc.pop(0)
+        hint = kinds[kind]
     path = ".".join([section, *(str(part) for part in loc)])
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        fields = [field.name for field in _fields_at(hint, loc[:-1])]
-        return f"{path}: unknown key{_suggestion(str(loc[-1]), fields)}"
+        names = [field.name for field in _fields_at(hint, loc[:-1])]
+        others = [
+            other for other, cls in kinds.items() if loc[-1] in (field.name for field in _fields_at(cls, loc[:-1]))
+        ]
+        if others:
+            return f"{path}: belongs to kind={' or '.join(others)}; with kind={kind} there are: {', '.join(names)}"
+        return f"{path}: unknown key{_suggestion(str(loc[-1]), names)}"
     if problem["type"].startswith("missing"):
         return f"{path}: is required and missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -100,19 +138,24 @@ def _separator(message: str, fields: list[Any]) -> str:
     return "." if start and start[1] in {field.name for field in fields} else ": "
 
 
-def _member(hint: Any, kind: Any) -> Any:
-    """The class of a discriminated union whose `kind` is the given one; None for another type."""
+def kinds_of(hint: Any) -> dict[str, Any]:
+    """Kind -> class of a discriminated union; empty for another type."""
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
-    by_kind = {
+    return {
         field.default: member
         for member in members
         if dataclasses.is_dataclass(member)
         for field in dataclasses.fields(member)
-        if field.name == "kind"
+        if field.name == "kind" and isinstance(field.default, str)
     }
-    return by_kind.get(kind)
+
+
+def _no_such_kind(section: str, kind: Any, kinds: Mapping[str, Any]) -> str:
+    near = get_close_matches(str(kind), list(kinds), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{section}.kind: got {kind!r}, allowed: {', '.join(kinds)}{hint}"
 
 
 def _got(problem: Any) -> str:

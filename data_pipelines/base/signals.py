@@ -1,17 +1,18 @@
-"""How a command ends when Ctrl-C or SIGTERM comes: nothing half-written, one line, exit code 128 + n."""
+"""How a command ends when Ctrl-C, SIGTERM or SIGHUP comes: nothing half-written, one line, exit code 128 + n."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from threading import Timer
 from types import FrameType
 
 from data_pipelines.base.rank import is_rank_0
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 10.0
 """Time for what must be tidied up, such as a file that is half written; then the process ends all the same."""
 
@@ -25,7 +26,8 @@ class Interrupted(KeyboardInterrupt):
 
     def say(self) -> int:
         """One line, below a progress bar if there is one; returns the exit code."""
-        os.write(sys.stderr.fileno(), f"\nerror: {self}\n".encode())
+        with suppress(OSError):  # the terminal may be gone: that is what SIGHUP says
+            os.write(sys.stderr.fileno(), f"\nerror: {self}\n".encode())
         return self.exit_code
 
 
@@ -35,7 +37,8 @@ def end_on_signals(advice: str) -> None:
     Of the ranks of a run, rank 0 speaks and the others end silently.
     """
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell ignores SIGINT in what it runs in the background
+        # A shell ignores SIGINT in what it runs in the background, and nohup SIGHUP.
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, partial(_end, advice) if is_rank_0() else signal.SIG_DFL)
 
 

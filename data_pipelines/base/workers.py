@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
+from threading import Thread
 from typing import TypeVar
 
 from data_pipelines.base.errors import RunError
@@ -29,10 +32,11 @@ def run_in_workers(
 
     items: name for people -> item. `start` runs first in each of the `workers` processes. They are spawned, not forked:
     `job`, `start`, items and results travel by pickle. Raises RunError with the names at work if a process ended
-    without an answer, and whatever a job raised. The processes have ended by then, as they have after Ctrl-C.
+    without an answer, and whatever a job raised. The processes have ended by then, as they have after Ctrl-C; they end
+    too when this process is killed.
     """
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), partial(_begin, start))
     try:
         _work_through(pool, job, items, done, workers)
     except BaseException:
@@ -55,7 +59,7 @@ def _work_through(
     while True:
         # Never more than there are workers: if one dies, it was at work on one of these.
         while len(at_work) < workers and (following := next(waiting, None)):
-            with _deaf_to_ctrl_c():
+            with _deaf_to_the_terminal():
                 at_work[pool.submit(job, following[1])] = following[0]
         if not at_work:
             return
@@ -71,12 +75,26 @@ def _work_through(
             del at_work[future]
 
 
+def _begin(start: Callable[[], None]) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
+    start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside stay so: a terminal sends Ctrl-C to all, and this process is to end the others."""
+def _deaf_to_the_terminal() -> Iterator[None]:
+    """Processes started inside stay so: a terminal sends Ctrl-C, and SIGHUP when it is closed, to all of its processes,
+    and this one is to end the others."""
     resource_tracker.ensure_running()  # started inside, it would take the mask off again
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signals = {signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)

@@ -27,7 +27,7 @@ Batch = tuple[dict[str, Tensor], Tensor]
 
 
 class PlanLoader(BaseDataLoader):
-    """An endless supply of microbatches until the plan is used up."""
+    """Microbatches until the plan is used up. torchtitan iterates over it, and keeps its state in every checkpoint."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):

@@ -6,8 +6,10 @@ Written whole or not at all. The plan is a pure function of what is in it, and i
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -35,9 +37,13 @@ class DataRecord:
     """sha256 of its tokenizer.json, 64 hex digits."""
     ramp: Ramp
     """Step -> windows."""
+    held_out: dict[str, str] = field(default_factory=dict)
+    """Source -> hash of its held-out tokens. Versions until 85d52f1 recorded none."""
 
 
-def record_data(run_dir: Path, plan: Plan, prepared: Prepared, ramp: Ramp) -> None:
+def record_data(
+    run_dir: Path, plan: Plan, prepared: Prepared, ramp: Ramp, *, held_out: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Writes <run_dir>/plan.json; the same again where it is there already. Raises ValueError, OSError."""
     record = DataRecord(
         plan=plan,
@@ -45,8 +51,28 @@ def record_data(run_dir: Path, plan: Plan, prepared: Prepared, ramp: Ramp) -> No
         prepared=_from_anywhere(prepared),
         tokenizer_hash=TextEncoder(prepared.tokenizer_dir, quiet=True).hash,
         ramp=ramp,
+        held_out=dict(held_out),
     )
     write_whole(run_dir / FILE_NAME, json.dumps(asdict(record), indent=1) + "\n")
+
+
+def differences(record: DataRecord, plan: Plan, held_out: Mapping[str, str]) -> list[str]:
+    """Where the text of `plan` is not that which a run has recorded, a line a source; none where it is the same run."""
+    sources = {source.name: source for source in record.plan.sources}
+    problems = [
+        f"source {source.name}: its text is another, {source.num_windows:,} windows of {plan.seq_len:,} tokens instead "
+        f"of {sources[source.name].num_windows:,}"
+        for source in plan.sources
+        if source.name in sources and source != sources[source.name]
+    ]
+    problems += [
+        f"source {name}: its held-out text is another; losses of validation could not be compared"
+        for name in record.held_out
+        if record.held_out[name] != held_out.get(name)
+    ]
+    if not problems and record.plan.hash != plan.hash:
+        problems.append(f"the order of the windows is another, plan {plan.hash} instead of {record.plan.hash}")
+    return problems
 
 
 def _from_anywhere(prepared: Prepared) -> Prepared:

@@ -30,6 +30,8 @@ class DataOptions(ABC):
     intra_document: bool = True
     """Attention and positions restart at each document, and no label crosses an edge. A window that begins in the
     middle of a document starts at position 0 too. Trinity Large: on. Trinity Nano and Mini: off."""
+    tokenizer_may_differ: bool = False
+    """Whether a run may start at weights (checkpoint.initial_load_path) that were trained with another tokenizer."""
 
     @abstractmethod
     def source_names(self) -> list[str]:

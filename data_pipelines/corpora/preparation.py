@@ -17,18 +17,17 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import filterfalse
 from pathlib import Path
-from typing import Literal
 
 import tokenizers
 import xxhash
 from filelock import FileLock
-from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from data_pipelines.base.files import write_whole
+from data_pipelines.base.files import room_in
 from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.corpora.holdout import Split, split_documents
+from data_pipelines.corpora.ready import READY, load_parts, prepared_anew, save_parts, shard_problems
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.documents import Document
@@ -36,13 +35,12 @@ from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 from data_pipelines.tokenizer.encoder import TextEncoder
+from data_pipelines.tokenizer.file import file_hash
 
 VERSION = 2
 """Part of the key: raise it when the same corpus and settings give other bytes."""
 SAMPLE_CHARS_PER_ID = 512
 """Characters that the tokenizer is trained on, in all, for each id of its vocabulary."""
-READY = "prepared.json"
-"""Written last: source name -> the parts that it has."""
 
 
 def prepare(data: CorpusOptions | ShardsData) -> Prepared:
@@ -90,16 +88,21 @@ def _is_ready(root: Path) -> bool:
 
 
 def _open(data: CorpusOptions, root: Path) -> Prepared:
-    """Raises DataError where the list of its parts is damaged."""
-    try:
-        parts = TypeAdapter(dict[str, list[Literal["train", "held_out"]]]).validate_json((root / READY).read_bytes())
-    except ValidationError as error:
-        raise DataError(f"{root / READY} is damaged; delete {root}, the data are prepared again then") from error
+    """Raises DataError where the list of its parts is damaged, and where its tokenizer did not make its shards."""
+    parts = load_parts(str(root))
     sources = {name: {part: str(root / name / part) for part in found} for name, found in parts.items()}
-    return Prepared(
+    prepared = Prepared(
         tokenizer_dir=data.tokenizer or str(root / "tokenizer"),
         sources={name: ShardSource(**uris) for name, uris in sources.items()},
     )
+    remedy = f"restore what was changed, or {prepared_anew(root)}"
+    try:
+        made_by = file_hash(Path(prepared.tokenizer_dir))
+    except ValueError as error:
+        raise DataError(f"{error}; {remedy}") from error
+    if problems := list(shard_problems(prepared, made_by, prefix="source ", remedy=remedy)):
+        raise DataError("\n".join(problems))
+    return prepared
 
 
 def find_tokenizer(data: CorpusOptions | ShardsData) -> Path:
@@ -115,9 +118,13 @@ def _build_once(data: CorpusOptions, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise DataError(f"data.dir={data.dir} cannot be written ({err.strerror}); choose another folder") from err
-    with FileLock(f"{root}.lock"):
+    with room_in(f"data.dir={data.dir}"), FileLock(f"{root}.lock"):
         if not _is_ready(root):
-            _build(data, root)
+            try:
+                _build(data, root)
+            except OSError:  # else what is there already would go on filling the disk
+                shutil.rmtree(root, ignore_errors=True)
+                raise
 
 
 def _build(data: CorpusOptions, root: Path) -> None:
@@ -136,8 +143,7 @@ def _build(data: CorpusOptions, root: Path) -> None:
     with tqdm(total=total, desc="tokenise", unit=" chars", unit_scale=True) as bar:
         for name, read in corpus.items():
             _write_source(root / name, read, splits[name], encoder, bar.update)
-    parts = {name: ["train", "held_out"] if split.held_out else ["train"] for name, split in splits.items()}
-    write_whole(root / READY, json.dumps(parts))
+    save_parts(root, {name: ["train", "held_out"] if split.held_out else ["train"] for name, split in splits.items()})
 
 
 def _train_tokenizer(corpus: Corpus, splits: dict[str, Split], vocab_size: int, folder: Path) -> None:

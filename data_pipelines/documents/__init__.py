@@ -1,4 +1,4 @@
-"""Files -> documents: find (which files) -> unpack -> text (UTF-8 or refused) -> Document."""
+"""Files -> documents: find (which files, local) -> unpack (members) -> text (UTF-8 or refused) -> Document."""
 
 from __future__ import annotations
 

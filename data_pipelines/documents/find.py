@@ -9,14 +9,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import posixpath
-from collections import deque
 from collections.abc import Iterator
 from glob import has_magic
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 from fsspec.implementations.local import LocalFileSystem
 
-from data_pipelines.shards.storage import locate
+from data_pipelines.documents import local
+from data_pipelines.shards.storage import local_path, locate, reaching
 
 
 class StoredFile(NamedTuple):
@@ -48,24 +48,38 @@ def find_files(pattern: str, *, setting: str) -> dict[str, StoredFile]:
 
     Names start below the deepest folder that holds all of them, so they stay the same where a corpus is moved. What is
     no file (a folder, a pipe) does not match. A pattern that matches nothing but is itself the name of a file means
-    that file. Raises ValueError, naming the `setting`, if there is no file, and for a matching link to nowhere; OSError
-    for a folder that cannot be read.
+    that file. Raises ValueError, naming the `setting`, if there is no file; and for what would be left out: a link to
+    nowhere, a folder without rights, two files of one name. OSError where the store fails.
     """
     fs, path = locate(pattern)
-    if isinstance(fs, LocalFileSystem):
-        found = _find_local(pattern.removeprefix("file://"))
-    else:
-        found = [match for match, info in fs.glob(path, detail=True).items() if info["type"] != "directory"]
-    if not found and fs.isfile(path):
-        found = [path]
-    if not found:
-        raise ValueError(
-            f"no file matches {setting}={pattern!r} (looked for {path}); "
-            "correct the pattern, which starts in the current folder if it is relative"
-            + ("; a [ that is part of a name is written [[]" if "[" in pattern else "")
-        )
+    with reaching(pattern):
+        if (local_pattern := local_path(pattern)) is not None:
+            found = _find_local(local_pattern)
+        else:
+            found = [match for match, info in fs.glob(path, detail=True).items() if info["type"] != "directory"]
+        if not found and fs.isfile(path):
+            found = [path]
+        if not found:
+            raise ValueError(f"no file matches {setting}={pattern!r} {_reason(fs, path, pattern)}")
     folder = posixpath.commonpath([posixpath.dirname(match) for match in found])
-    return {_printable(posixpath.relpath(match, folder)): StoredFile(fs, match) for match in sorted(found)}
+    files: dict[str, StoredFile] = {}
+    for match in sorted(found):
+        name = _printable(posixpath.relpath(match, folder))
+        if name in files:
+            raise ValueError(f"two files of {setting}={pattern!r} would both be called {name}; rename one of them")
+        files[name] = StoredFile(fs, match)
+    return files
+
+
+def _reason(fs: Any, path: str, pattern: str) -> str:
+    """Why nothing matches, and what to do."""
+    if fs.isdir(path):
+        return f"({path} is a folder); name the files in it: {pattern.rstrip('/')}/**"
+    if fs.exists(path):
+        return f"({path} is a pipe or a device); write what it gives to a file first"
+    return f"(looked for {path}); correct the pattern, which starts in the current folder if it is relative" + (
+        "; a [ that is part of a name is written [[]" if "[" in pattern else ""
+    )
 
 
 def _printable(name: str) -> str:
@@ -89,35 +103,21 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
     """Files below `folder` that match a pattern of at least one part, some perhaps more than once."""
     part, *rest = parts or ["**"]
     if part == "**":
-        for below in _folders(folder):
+        for below in local.folders(folder, _refuse):
             yield from _matches(below, rest or ["*"])
         return
     for path in _children(folder, part):
-        if rest and os.path.isdir(path):
+        if rest and local.is_folder(path):
             yield from _matches(path, rest)
-        elif not rest and os.path.isfile(path):
+        elif not rest and local.is_file(path):
             yield path
-        elif not rest and os.path.islink(path) and not os.path.exists(path):
-            raise ValueError(f"{path} is a link to {os.readlink(path)}, which leads nowhere; mend it or remove it")
 
 
 def _children(folder: str, part: str) -> list[str]:
-    names = fnmatch.filter(os.listdir(folder), part) if has_magic(part) else [part]
-    return [os.path.join(folder, name) for name in names if os.path.lexists(os.path.join(folder, name))]
+    """What may lie there: a part without magic is not looked for yet."""
+    names = fnmatch.filter(local.names(folder), part) if has_magic(part) else [part]
+    return [os.path.join(folder, name) for name in names]
 
 
-def _folders(root: str) -> Iterator[str]:
-    """`root` and every folder below it once, those behind links last. Links in a loop therefore come to an end."""
-    waiting, seen = deque([root]), set()
-    while waiting:
-        folder = waiting.popleft()
-        status = os.stat(folder)
-        if (identity := (status.st_dev, status.st_ino)) in seen:
-            continue
-        seen.add(identity)
-        yield folder
-        for path in filter(os.path.isdir, _children(folder, "*")):
-            if os.path.islink(path):
-                waiting.append(path)
-            else:
-                waiting.appendleft(path)
+def _refuse(error: ValueError) -> NoReturn:
+    raise error

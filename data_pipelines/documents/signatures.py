@@ -1,11 +1,12 @@
-"""What a file is that is no text: known by its first bytes, or by a name that stands for a syntax we do not read."""
+"""What a file is if it is not text: known by its first bytes, or by a name that stands for a syntax we do not read."""
 
 from __future__ import annotations
 
+import codecs
 import re
 
 HEAD_BYTES = 512
-"""As many first bytes tell what a file is."""
+"""How many of its first bytes tell what a file is."""
 
 _ICONV = "convert it: iconv -f {} -t UTF-8 OLD > NEW"
 _UNPACK = "unpack it first"
@@ -35,12 +36,29 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"{\\rtf", "RTF", _CONVERT),
     (0, b"\x89PNG\r\n", "a picture (PNG)", "leave it out of the pattern"),
     (0, b"\xff\xd8\xff", "a picture (JPEG)", "leave it out of the pattern"),
+    (0, b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
 )
 """(offset, bytes that lie there, what the file is, what to do)."""
 
+_BEHIND_SPACE = (b"%PDF-", b"{\\rtf")
+"""Those that programs find behind a byte-order mark or empty lines too."""
+
+_PICKLE = re.compile(rb"(?:\([dl]|[VS].*\n|c[\w.]+\n\w+\n)p0\n")
+"""How Python's oldest pickles begin, which are printable: a dict, list, text or object that is stored as number 0."""
+
+_SEVEN_BIT = (
+    (re.compile(rb"\x1b(?:\$[@AB]|\$\([CDOPQ]|\([IJ])"), "ISO-2022-JP or one of its relatives", "ISO-2022-JP"),
+    (re.compile(rb"~\{(?:[\x21-\x77][\x21-\x7e])+~\}"), "HZ", "HZ"),
+)
+"""(what switches to another set of characters, encoding, its name for iconv). Not ESC ( B: terminals get it too."""
+
 _SYNTAXES = {
-    **dict.fromkeys(("json", "ipynb"), ("JSON in one piece", "write it as JSONL, an object with the text a line")),
-    **dict.fromkeys(("csv", "tsv"), ("a table", _CONVERT)),
+    **dict.fromkeys(
+        ("json", "geojson", "jsonc", "ipynb"),
+        ("JSON in one piece", "write it as JSONL, an object with the text a line"),
+    ),
+    **dict.fromkeys(("jsonlines", "jl"), ("JSONL", "rename it to .jsonl")),
+    **dict.fromkeys(("csv", "tsv", "tab"), ("a table", _CONVERT)),
     **dict.fromkeys(("parquet", "arrow", "feather", "avro", "orc", "npy", "npz", "pkl", "h5"), ("a table", _CONVERT)),
     **dict.fromkeys(("pdf", "doc", "docx", "odt", "rtf", "xls", "xlsx", "epub"), ("a document", _CONVERT)),
     **dict.fromkeys(("zst", "lz4", "zip", "7z", "rar", "tar", "tgz", "tbz2", "txz"), ("an archive", _UNPACK)),
@@ -53,9 +71,12 @@ def known_by_content(head: bytes) -> str | None:
 
     head: the first HEAD_BYTES bytes of a file once it is unpacked, or all.
     """
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     for offset, signature, what, remedy in _SIGNATURES:
-        if head.startswith(signature, offset):
+        if head.startswith(signature, offset) or (signature in _BEHIND_SPACE and text.startswith(signature)):
             return f"looks like {what}, which is not read; {remedy}"
+    if _PICKLE.match(head):
+        return f"looks like a pickle of Python, which is not read; {_CONVERT}"
     return f"looks like {packed_as(head)} inside of another; unpack it once" if packed_as(head) else None
 
 
@@ -65,6 +86,17 @@ def known_by_name(suffix: str) -> str | None:
         return None
     what, remedy = _SYNTAXES[suffix]
     return f"is {what} by its name (.{suffix}), which is not read; {remedy}, or rename it if it is text as it stands"
+
+
+def seven_bit_encoding(data: bytes) -> tuple[int, str] | None:
+    """(byte at which another set of characters begins, encoding and what to do), for text that is ASCII by its bytes
+    and is not by its meaning."""
+    if not data.isascii():
+        return None
+    for switch, encoding, iconv in _SEVEN_BIT:
+        if found := switch.search(data):
+            return found.start(), f"{encoding}, not UTF-8 text; {_ICONV.format(iconv)}"
+    return None
 
 
 def packed_as(head: bytes) -> str | None:

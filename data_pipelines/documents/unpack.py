@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import lzma
@@ -12,12 +11,12 @@ from contextlib import ExitStack
 from typing import Any
 
 from data_pipelines.documents.find import StoredFile
+from data_pipelines.documents.members import Members
 from data_pipelines.documents.signatures import HEAD_BYTES, packed_as
 
 PACKERS = {"gz": "gzip", "bz2": "bzip2", "xz": "xz"}
-"""Suffix in lower case, without the dot -> what packs so."""
+"""Suffix in lower case, without the dot -> what it was packed by."""
 
-_OPEN: dict[str, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)
 _PIECE_BYTES = 2**20
 
@@ -42,10 +41,9 @@ class UnpackedFile:
             # Some of fsspec's own files read lines byte by byte.
             self._raw = stack.enter_context(io.BufferedReader(self._file.open()))  # type: ignore[arg-type]
             self.packer = packed_as(self._raw.read(HEAD_BYTES))
-            self._raw.seek(0)
-            self._stream: Any = stack.enter_context(_OPEN[self.packer](self._raw)) if self.packer else self._raw
+            self._stream = self._from_start()
             self.head = self._checked(lambda: self._stream.read(HEAD_BYTES), 0)
-            self._stream.seek(0)
+            self._stream = self._from_start()
             self._stack = stack.pop_all()
         return self
 
@@ -59,6 +57,12 @@ class UnpackedFile:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """(byte of the content at which it begins, line with its end)."""
         return self._read(lambda: self._stream.readline())
+
+    def _from_start(self) -> Any:
+        self._raw.seek(0)
+        if self.packer == "gzip":
+            return gzip.open(self._raw)
+        return io.BufferedReader(Members(self._raw, self.packer)) if self.packer else self._raw
 
     def _read(self, read: Callable[[], bytes]) -> Iterator[tuple[int, bytes]]:
         offset = 0

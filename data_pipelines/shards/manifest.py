@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from pydantic import TypeAdapter, ValidationError
 
-from data_pipelines.shards.storage import locate
+from data_pipelines.shards.storage import locate, reaching
 
 BLOCK_BYTES = 16 * 2**20
 TOKENS, ENDS, NAMES = ".ds", ".ds.index", ".ds.names"
@@ -74,6 +74,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.block_bytes < 1:
             raise ValueError(f"block_bytes={self.block_bytes}: must be at least 1")
+        if not self.shards:
+            raise ValueError("shards=[]: must name at least one")
         for shard in self.shards:
             if missing := {TOKENS, ENDS} - shard.files.keys():
                 raise ValueError(f"shard {shard.name}: no {', '.join(sorted(missing))} among its files")
@@ -99,8 +101,8 @@ class Manifest:
 
     @property
     def max_token_id(self) -> int:
-        """The largest id in any shard; 0 where there is none."""
-        return max((shard.max_token_id for shard in self.shards), default=0)
+        """The largest id in any shard."""
+        return max(shard.max_token_id for shard in self.shards)
 
     @property
     def itemsize(self) -> int:
@@ -121,7 +123,8 @@ class Manifest:
     def size_problems(self, uri: str) -> dict[str, DataError]:
         """File name -> what is wrong with its size, for every file that is missing, truncated or grown: one listing."""
         fs, folder = locate(uri)
-        sizes = {info["name"].rsplit("/", 1)[-1]: info["size"] for info in fs.ls(folder, detail=True)}
+        with reaching(uri):
+            sizes = {info["name"].rsplit("/", 1)[-1]: info["size"] for info in fs.ls(folder, detail=True)}
         problems = {}
         for name, record in self.files():
             if name not in sizes:
@@ -137,7 +140,9 @@ class Manifest:
         """The manifest of the folder `uri`. Raises DataError if there is none or it makes no sense."""
         fs, folder = locate(uri)
         try:
-            return TypeAdapter(cls).validate_json(fs.cat_file(join(folder, FILE_NAME)))
+            with reaching(uri):
+                content = fs.cat_file(join(folder, FILE_NAME))
+            return TypeAdapter(cls).validate_json(content)
         except FileNotFoundError as err:
             raise DataError(
                 f"{join(uri, FILE_NAME)} is missing: not a folder of shards, or it was not finished"
@@ -149,7 +154,8 @@ class Manifest:
     def exists(uri: str) -> bool:
         """Whether the folder `uri` is finished."""
         fs, folder = locate(uri)
-        return fs.exists(join(folder, FILE_NAME))
+        with reaching(uri):
+            return fs.exists(join(folder, FILE_NAME))
 
     def save(self, uri: str) -> None:
         """Write by rename: readers see the whole manifest or none."""
@@ -212,8 +218,11 @@ class VerifiedFile:
 
     def verify_block(self, block: int) -> None:
         """Reads block number `block` unless that was done before. Raises DataError where it is not what was written."""
-        if block in self._verified:
-            return
+        if block not in self._verified:
+            self.read_block(block)
+
+    def read_block(self, block: int) -> bytes:
+        """Block number `block`, verified. Raises DataError where it is not what was written."""
         start = block * self._block_bytes
         data = self._fetch(start, min(start + self._block_bytes, self.record.bytes))
         if xxhash.xxh3_128_hexdigest(data) != self.record.blocks[block]:
@@ -222,10 +231,12 @@ class VerifiedFile:
                 f"(xxh3-128 of block {block}); {REMEDY}"
             )
         self._verified.add(block)
+        return data
 
     def _fetch(self, start: int, stop: int) -> bytes:
         try:
-            data = self._fs.cat_file(self._path, start=start, end=stop)
+            with reaching(self.uri):
+                data = self._fs.cat_file(self._path, start=start, end=stop)
         except FileNotFoundError as err:
             raise DataError(f"{self.uri} is missing; {REMEDY}") from err
         # A short read is how a truncated or still growing file looks; nothing may be made up for the rest.

@@ -77,7 +77,7 @@ class TokenSource(ABC):
         return self.manifest.num_tokens
 
     def num_windows(self, seq_len: int) -> int:
-        """Windows of `seq_len` target tokens in one epoch; a rest shorter than that is left out."""
+        """Windows of `seq_len` target tokens in one epoch; a remainder shorter than that is left out."""
         return max(0, self.num_tokens - 1) // seq_len
 
     def window(self, index: int, seq_len: int) -> np.ndarray:

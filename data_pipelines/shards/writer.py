@@ -10,7 +10,7 @@ This file writes a shard; datatrove.py reads all shards of a folder as one long 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 
 import numpy as np
@@ -25,7 +25,10 @@ def token_dtype(vocab_size: int) -> TokenType:
 
 
 class ShardWriter:
-    """Writes one shard into the folder `uri`; `record` describes it once the `with` block is left."""
+    """Writes one shard into the folder `uri`; `record` describes it once the `with` block is left.
+
+    Where the block fails, nothing of the shard stays: half of one would only fill a disk that may be full already.
+    """
 
     record: ShardRecord
 
@@ -61,7 +64,14 @@ class ShardWriter:
         self._files[NAMES].write((" ".join(name.splitlines()) + "\n").encode(errors="replace"))
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
+        try:
+            self._stack.close()
+        except BaseException:
+            self._remove()
+            raise
+        if error is not None:
+            self._remove()
+            return
         self.record = ShardRecord(
             name=self._name,
             tokens=self._num_tokens,
@@ -69,3 +79,9 @@ class ShardWriter:
             max_token_id=self._max_token_id,
             files={suffix: file.record() for suffix, file in self._files.items()},
         )
+
+    def _remove(self) -> None:
+        fs, folder = locate(self._uri)
+        for suffix in self._files:
+            with suppress(OSError):
+                fs.rm_file(join(folder, self._name + suffix))

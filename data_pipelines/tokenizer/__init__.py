@@ -1,1 +1,3 @@
-"""texts -> bpe: a trained tokenizer, as a Hugging Face folder -> encoder: text <-> token ids."""
+"""texts -> bpe: a trained tokenizer, a Hugging Face folder -> file: opened, compared -> encoder: text <-> ids.
+
+roundtrip: what a tokenizer loses of a text."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from data_pipelines.base.files import write_whole
+
 BEGIN, END, PAD, IM_END = SPECIAL_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|pad|>", "<|im_end|>")
 
 
@@ -72,9 +74,9 @@ def _cut_by(*rules: str) -> pre_tokenizers.PreTokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a folder that transformers' AutoTokenizer loads."""
+    """Write a folder that transformers' AutoTokenizer loads. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_whole(folder / "tokenizer.json", tokenizer.to_str(pretty=True))  # save() fails with a bare Exception
     special = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}

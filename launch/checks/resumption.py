@@ -10,7 +10,7 @@ from launch.checks.base import Finding, Subject, fail, failures, ok, warning
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.initial import check_initial
 from train.checkpoint.reader import open_checkpoint
-from train.checkpoint.rewind import steps_to_set_aside
+from train.checkpoint.rewind import needs_rewind
 from train.config.owner import refuse_owned
 from train.config.rundir import check_run_dir
 
@@ -39,10 +39,10 @@ def beginning(subject: Subject) -> Iterator[Finding]:
     steps = committed_steps(run.checkpoint_dir)
     if run.checkpoint.load_step != -1:
         try:
-            later = steps_to_set_aside(run.run_dir, run.checkpoint_dir, run.checkpoint.load_step)
-        except ConfigError as error:
-            yield from failures(error, "name one of those, or leave checkpoint.load_step out")
-            return
+            is_to_do = needs_rewind(run.run_dir, run.checkpoint_dir, run.checkpoint.load_step)
+        except ConfigError:
+            return  # stored_settings says so
+        later = [step for step in steps if step > run.checkpoint.load_step] if is_to_do else []
         steps = [step for step in steps if step not in later]
         if later:
             yield warning(

@@ -11,7 +11,9 @@ from data_pipelines.corpora.preparation import find_tokenizer, is_prepared
 from data_pipelines.tokenizer.encoder import TextEncoder
 from launch.checks.base import Finding, Subject, fail, failures, ok, warning
 from train.checkpoint.commits import committed_steps
-from train.checkpoint.tokenizer import HASH, check_kept
+from train.checkpoint.tokenizer import tokenizer_hash
+from train.config.run import Run
+from train.loop.origin import compare_tokenizers
 
 FEW_IDS = 0.5
 """Share of the model's rows: with fewer ids, head and embedding are mostly idle, which nobody wants."""
@@ -30,11 +32,11 @@ def tokenizer(subject: Subject) -> Iterator[Finding]:
     yield _rows(folder, encoder.vocab_size, subject.run.model.vocab_size)
     if committed_steps(subject.run.checkpoint_dir):
         try:
-            check_kept(subject.run.run_dir, folder, encoder.hash)
+            tokenizer_hash(subject.run.run_dir, subject.run.checkpoint_dir, folder)
         except ConfigError as error:
             yield from failures(error)
     elif subject.run.checkpoint.initial_load_path:
-        yield from _of_initial_weights(Path(subject.run.checkpoint.initial_load_path), folder, encoder.hash)
+        yield from _of_initial_weights(subject.run, folder)
 
 
 def _can_be_found(section: object) -> bool:
@@ -53,19 +55,15 @@ def _rows(folder: Path, ids: int, rows: int) -> Finding:
     return ok(what)
 
 
-def _of_initial_weights(weights: Path, folder: Path, found: str) -> Iterator[Finding]:
+def _of_initial_weights(run: Run, folder: Path) -> Iterator[Finding]:
     """Ids of another tokenizer mean other texts to the weights."""
-    if (weights / HASH).is_file():
-        theirs = (weights / HASH).read_text(encoding="utf-8").strip()
-    elif (weights / "tokenizer.json").is_file():
-        theirs = TextEncoder(weights, quiet=True).hash
-    else:
+    try:
+        note = compare_tokenizers(run, folder)
+    except ConfigError as error:
+        yield from failures(error)
         return
-    if theirs != found:
-        yield warning(
-            f"{weights} was trained with the tokenizer {theirs[:12]}, the data have {found[:12]} ({folder})",
-            "tokenise with the tokenizer of the weights; ignore this if the files differ in form only",
-        )
+    if note:
+        yield warning(note, "make sure that the data were tokenised with the tokenizer of the weights")
 
 
 CHECKS = (tokenizer,)

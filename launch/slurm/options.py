@@ -22,7 +22,7 @@ def job_options(
     """
     tasks = cluster.ranks_per_node if cluster.launcher == "srun" else 1
     cpus = cluster.cpus_per_task and cluster.cpus_per_task * cluster.ranks_per_node // tasks
-    options: dict[str, str | int | None] = {
+    options: dict[str, str | int | bool | None] = {
         "job-name": run.run.name,
         "partition": cluster.partition,
         "account": cluster.account,
@@ -36,11 +36,11 @@ def job_options(
         "exclude": ",".join(dict.fromkeys([*cluster.exclude, *exclude])) or None,
         "output": str(log),
         "open-mode": "append",  # a requeued job goes on in the same file
-        "no-requeue" if is_chained else "requeue": "",  # SLURM does so by itself after the failure of a node
+        "no-requeue" if is_chained else "requeue": True,  # SLURM does so by itself after the failure of a node
         "signal": f"B:USR1@{cluster.signal_before_s}",  # B: to the script alone, which hands it on, once to each rank
     }
     options |= cluster.sbatch
-    return {name: str(value) for name, value in options.items() if value is not None}
+    return {name: "" if value is True else str(value) for name, value in options.items() if value is not None}
 
 
 def num_nodes(run: Run, cluster: ClusterConfig) -> int:

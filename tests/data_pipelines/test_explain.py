@@ -58,6 +58,10 @@ def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_named(tmp_pa
     path.write_text('{"step": 1, "batch_digest": "0a"}\n{"step": 2}\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 2: not the row of a step .*batch_digest"):
         recorded_digest(tmp_path, 2)
+    for damaged in (b"\xff\xfe\n", b"[" * 100_000 + b"\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: not the row of a step"):
+            recorded_digest(tmp_path, 2)
 
 
 def test_the_ledger_is_told_in_tokens_and_passes(prepared: Prepared):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
+import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -133,6 +136,24 @@ def test_a_damaged_list_of_parts_is_named_with_the_remedy(data: FilesData, text:
         open_prepared(data)
 
 
+@pytest.mark.parametrize("open_", [prepare, open_prepared])
+def test_a_tokenizer_that_did_not_make_the_shards_is_refused(data: FilesData, open_: Callable[..., Prepared]):
+    """Two ids swapped: every token would mean another text, and no loss would show it."""
+    folder = Path(prepare(data).tokenizer_dir)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"restore what was changed, or delete .*, the data are") as refusal:
+        open_(data)
+    lines = str(refusal.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["source lines", "source lines", "source texts", "source texts"]
+    assert all("was made by a tokenizer with hash" in line for line in lines)
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match=r"tokenizer\.json does not exist; .*; restore what was changed, or delete"):
+        open_(data)
+
+
 def test_an_interrupted_preparation_is_done_again(data: FilesData, monkeypatch: pytest.MonkeyPatch):
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
@@ -159,6 +180,23 @@ def test_a_folder_that_cannot_be_written_is_named(data: FilesData, tmp_path: Pat
     data.dir = str(tmp_path / "occupied")
     with pytest.raises(DataError, match=r"data\.dir=.*occupied cannot be written \(Not a directory\)"):
         prepare(data)
+
+
+@pytest.mark.parametrize(
+    "patched", ["data_pipelines.base.files.flush", "data_pipelines.shards.manifest.HashingWriter.write"]
+)
+def test_a_full_disk_is_named_with_its_setting_and_nothing_stays(
+    patched: str, data: FilesData, monkeypatch: pytest.MonkeyPatch
+):
+    """At the tokenizer, and at a shard."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(patched, fail)
+    with pytest.raises(OSError, match=r"^data\.dir=.*/data: no room is left on its disk \(No space left"):
+        prepare(data)
+    assert not [path for path in Path(data.dir).iterdir() if path.suffix != ".lock"]
 
 
 def test_a_pattern_without_a_match_leaves_no_folder(data: FilesData, tmp_path: Path):
@@ -215,6 +253,19 @@ def test_preparing_by_command_says_what_is_where(data: FilesData, tmp_path: Path
         "lines, train", "lines, held out", "texts, train", "texts, held out",
     ]  # fmt: skip
     assert lines[4].endswith(f"1 documents, {prepared.sources['texts'].held_out}")
+
+
+def test_the_data_of_a_sweep_are_prepared_once_all_sections_are_right(
+    data: FilesData, capsys: pytest.CaptureFixture[str]
+):
+    overrides = ["-m", "data=files", f"data.dir={data.dir}", "data.held_out=0.1", "data.mix=null"]
+    sources = [f"data.sources.{name}.glob='{source.glob}'" for name, source in data.sources.items()]
+    assert prepare_command([*overrides, *sources, "data.vocab_size=300,3"]) == 1
+    assert "(with vocab_size=3)" in capsys.readouterr().err
+    assert not Path(data.dir).exists()
+    assert prepare_command([*overrides, *sources, "data.vocab_size=300,310"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len({line for line in shown if line.startswith("tokenizer: ")}) == 2
 
 
 def test_the_command_refuses_every_wrong_key_of_the_section_at_once(capsys: pytest.CaptureFixture[str]):

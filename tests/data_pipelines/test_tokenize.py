@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.shards.finished import SUFFIX
-from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.manifest import HashingWriter, Manifest
 from data_pipelines.tokenize import main
 
 
@@ -61,6 +62,28 @@ def test_finished_shards_are_kept_and_give_the_same_folder(corpus: Corpus, tmp_p
     assert {path.name for path in corpus.out.iterdir()} == {path.name for path in (tmp_path / "at_once").iterdir()}
 
 
+def test_shards_that_no_such_command_wrote_are_not_written_over(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.out.mkdir()
+    (corpus.out / "00000.ds").write_text("mine")
+    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert "out has 00000.ds, which would be written over; choose another folder" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in corpus.out.iterdir()] == [("00000.ds", "mine")]
+
+
+def test_a_command_that_was_killed_in_its_first_shard_begins_again(corpus: Corpus) -> None:
+    corpus.write("a", "a\0b")
+    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert corpus.times()
+    assert not corpus.records()
+    corpus.write("a", "text")
+    assert main([*corpus.arguments, "--workers", "1"]) == 0
+    assert sorted({path.name.partition(".")[0] for path in corpus.out.iterdir()}) == [
+        *("00000", "00001", "00002", "manifest")
+    ]
+
+
 @pytest.mark.parametrize("change", ["text", "cut shard", "text key", "torn record"])
 def test_a_shard_that_may_differ_is_made_anew(change: str, corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
     corpus.write("c", "a\0b")
@@ -79,6 +102,29 @@ def test_a_shard_that_may_differ_is_made_anew(change: str, corpus: Corpus, capsy
     assert main([*corpus.arguments, *extra, "--workers", "1"]) == 0
     assert corpus.times()["00000.ds"] != before["00000.ds"]
     assert not Manifest.load(str(corpus.out)).size_problems(str(corpus.out))
+
+
+def test_a_full_disk_is_named_with_its_setting_and_no_half_shard_stays(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, left = HashingWriter.write, 800  # more than a shard takes, less than two
+
+    def write_until_full(self: HashingWriter, data: bytes) -> None:
+        nonlocal left
+        if (left := left - len(data)) < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HashingWriter, "write", write_until_full)
+        assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --out={corpus.out}: no room is left on its disk (No space left on device); make some, or choose a "
+        "place on another disk. Finished shards are kept; the same command goes on with the others."
+    )
+    assert corpus.records() == ["00000"]
+    assert not list(corpus.out.glob("00001*"))
+    assert main([*corpus.arguments, "--workers", "1"]) == 0
 
 
 def test_ctrl_c_is_one_line_and_130(corpus: Corpus) -> None:
@@ -100,8 +146,8 @@ def test_a_killed_worker_ends_the_command_with_the_file_it_was_at(corpus: Corpus
     (corpus.folder / "texts/b.txt").unlink()
     os.mkfifo(corpus.folder / "texts/b.txt")
     code = (
-        "import sys, data_pipelines.tokenize as t, data_pipelines.documents.find as f, os; "
-        "f.os.path.isfile = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
+        "import sys, data_pipelines.tokenize as t, data_pipelines.documents.local as l, os; "
+        "l.is_file = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *corpus.arguments, "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

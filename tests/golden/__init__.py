@@ -31,7 +31,7 @@ from train.config.check import check
 from train.config.rules.numbers import leaves
 from train.config.run import Run
 from train.config.summary import summary
-from train.optim.config import AdamWConfig, MuonConfig
+from train.optim.config import OPTIMIZERS
 from train.optim.groups import Optimizers, assignment_table, optimizers_config
 
 FOLDER = Path(__file__).parent
@@ -139,7 +139,7 @@ def _optimizers(run: Run) -> list[str]:
 
 def _values(group: dict[str, object]) -> list[str]:
     """What our section sets of a group; the other entries, such as `fused`, come and go with torch."""
-    ours = {field.name for field in (*fields(MuonConfig), *fields(AdamWConfig))}
+    ours = {field.name for options in OPTIMIZERS.values() for field in fields(options)}
     return [f"{name}={value}" for name, value in sorted(group.items()) if name in ours]
 
 

@@ -32,8 +32,8 @@ class Checkout:
         self.bin.mkdir()
         (self.root / "launch").mkdir(parents=True)
         (self.root / "pyproject.toml").write_text("[project]\n")
-        shutil.copy(LAUNCH / "env.sh", self.root / "launch")
-        shutil.copy(LAUNCH / "constraints.txt", self.root / "launch")
+        for file in ("env.sh", "local.sh", "test.sh", "constraints.txt"):
+            shutil.copy(LAUNCH / file, self.root / "launch")
         self.add_command("python3.11", FAKE_PYTHON)
         self.add_command("nvidia-smi", "#!/bin/sh\nexit 1\n")
 
@@ -53,6 +53,12 @@ class Checkout:
             text=True,
             start_new_session=True,  # a process group of its own, to be killed as one
         )
+
+    def call(self, *command: str, cwd: Path, **variables: str) -> tuple[str, str]:
+        """(last call of Python, stderr) of one of the scripts."""
+        environment = {"PATH": f"{self.bin}:/usr/bin:/bin", "CALLS": str(self.calls), **variables}
+        done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=True)
+        return self.calls.read_text().splitlines()[-1], done.stderr
 
     def run(self, **variables: str) -> tuple[int, str]:
         process = self.start(**variables)
@@ -158,3 +164,20 @@ def test_without_a_usable_python_the_remedy_is_named(checkout: Checkout) -> None
 def test_scripts_can_be_executed() -> None:
     for script in (LAUNCH / "local.sh", LAUNCH / "test.sh", LAUNCH.parent / ".ci" / "run"):
         assert os.access(script, os.X_OK), script
+
+
+@pytest.mark.parametrize("script", ["local.sh", "test.sh"])
+def test_a_script_finds_its_checkout_from_anywhere(checkout: Checkout, tmp_path: Path, script: str) -> None:
+    last = {"local.sh": "-m launch.local run.name=a b", "test.sh": "-m pytest run.name=a b"}[script]
+    (tmp_path / "trap/launch").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(checkout.root / "launch" / script)
+    elsewhere = ("", f"relative paths start in {checkout.root}\n")[script == "local.sh"]
+    for command, cwd, said in (
+        (f"./launch/{script}", checkout.root, ""),
+        (f"launch/{script}", checkout.root, ""),
+        (f"{checkout.root}/launch/{script}", tmp_path, elsewhere),
+        (f"{tmp_path}/link", tmp_path, elsewhere),
+        (f"./{script}", checkout.root / "launch", elsewhere),
+    ):
+        call, stderr = checkout.call(command, "run.name=a b", cwd=cwd, CDPATH=f"{tmp_path}/trap:.")
+        assert (call, stderr) == (last, said), command

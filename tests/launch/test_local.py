@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from data_pipelines.base.command import parse_run, run_parser
+from data_pipelines.base.command import overrides_parser, parse_overrides
 from data_pipelines.base.errors import RESUME_ADVICE
 from launch import local
 from train.config.sweep import open_jobs
@@ -67,9 +67,12 @@ EXAMPLES = re.findall(r"^ +\./launch/local\.sh(.*?)(?:  .*)?$", local.__doc__ or
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_the_help_are_configurations(example: str, own_experiment: Path) -> None:
+def test_the_examples_of_the_help_are_configurations(
+    example: str, own_experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own_experiment)  # where no runs/ lies
     arguments = shlex.split(example.replace("~/mine", str(own_experiment)))
-    args = parse_run(run_parser("local.sh", description=None), arguments)
+    args = parse_overrides(overrides_parser("local.sh", description=None, multirun="..."), arguments)
     assert open_jobs(local.with_experiment(args.overrides))
 
 

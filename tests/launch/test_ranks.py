@@ -12,23 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import Timer
 from typing import NamedTuple
 
 import pytest
 from torch.distributed.launcher.api import LaunchConfig
 
-from data_pipelines.base.errors import REQUEUE_EXIT, RESUME_ADVICE
+from data_pipelines.base.errors import REQUEUE_EXIT, RESUME_ADVICE, Main, Stopped
 from launch import ranks
-from launch.ranks import Stopped, launch_ranks
-from train.process.warm import LINGER_S, STOP_SIGNALS, Main, run_warm, start_warm, warm_up
+from launch.ranks import launch_ranks
+from train.process.warm import LINGER_S, STOP_SIGNALS, warm_up
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import signal
 import sys
 from pathlib import Path
-from launch.ranks import Stopped, launch_ranks
+from data_pipelines.base.errors import Stopped
+from launch.ranks import launch_ranks
 from train.process.warm import WARM, warm_up
 from tests.launch import test_ranks
 WARM.set_forkserver_preload(["torch.distributed.launcher.api", "tests.launch.test_ranks"])  # not the whole engine
@@ -104,21 +104,8 @@ def note_threads(arguments: list[str]) -> int:
     return 0
 
 
-def say_threads(arguments: list[str]) -> int:
-    import torch
-
-    print(*arguments, torch.get_num_threads())
-    print("to stderr, too", file=sys.stderr)
-    return 3
-
-
 def return_number(arguments: list[str]) -> int:
     return int(arguments[0])
-
-
-def kill_itself(arguments: list[str]) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0
 
 
 # How a launch ends
@@ -271,31 +258,3 @@ def test_a_killed_launcher_leaves_no_rank_behind(tmp_path: Path) -> None:
     with program(tmp_path) as launcher:
         launcher.kill()
         assert holds(lambda: not running(tmp_path), within_s=5)
-
-
-# A single process
-
-
-@pytest.mark.parametrize("number", [0, 5])
-def test_a_warm_process_gives_the_exit_code_of_its_program(number: int) -> None:
-    assert run_warm(return_number, [str(number)]) == number
-
-
-def test_a_warm_process_that_is_killed_gives_the_exit_code_of_the_signal() -> None:
-    assert run_warm(kill_itself, []) == 128 + signal.SIGKILL
-
-
-def test_a_started_process_prints_into_its_log_and_computes_with_its_threads(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text("of the start before\n")
-    process = start_warm(say_threads, ["threads:"], log=log, num_threads=3)
-    process.join()
-    assert process.exitcode == 3
-    assert sorted(log.read_text().splitlines()) == ["of the start before", "threads: 3", "to stderr, too"]
-
-
-def test_an_interrupted_launcher_leaves_no_warm_process_behind(tmp_path: Path) -> None:
-    Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_warm(note_and_wait, [str(tmp_path)])
-    assert holds(lambda: not multiprocessing.active_children(), within_s=5)

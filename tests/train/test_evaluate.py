@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,8 @@ def test_in_a_stream_each_token_but_the_first_is_a_target_once(tmp_path: Path) -
         ([[[1, 2]]], r"got int64 \(1, 1, 2\)"),
         ([1, 100], "ids 1 to 100, expected 0 to model.vocab_size - 1 = 99"),
         ([-1, 5], "ids -1 to 5, expected 0"),
+        (np.array([1, 2], "m8[s]"), r"got timedelta64\[s\] \(2,\)"),
+        ([True, False], r"got bool \(2,\)"),
     ],
 )
 def test_what_are_no_tokens_of_the_model_is_refused(tmp_path: Path, ids: object, message: str) -> None:
@@ -168,4 +171,31 @@ def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path
     with pytest.raises(
         ValueError, match=r"x\.npy: .*its header says int64 \(70368744177664,\), 562,949,953,421,312 bytes"
     ):
+        read_sequences(tmp_path / "x.npy", seq_len=4, vocab_size=100)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (True, 50)}",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (2, 50",
+        "{'descr': '<i8', 'fortran_order': False, 'shape': (-2, 50)}",
+        "{'descr': ['<i8'], 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '<i8', 'fortran_order': False, [1]: (2,)}",
+        "{'descr': ('<i8', (2, 'x')), 'fortran_order': False, 'shape': (2,)}",
+        "(" * 5000,
+        "'\0'",
+        "'x",
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, header: str) -> None:
+    text = f"{header}\n".encode()
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text + bytes(800))
+    with pytest.raises(ValueError, match=r"x\.npy: (not an array as numpy\.save writes it|expected whole numbers)"):
+        read_sequences(tmp_path / "x.npy", seq_len=4, vocab_size=100)
+
+
+def test_a_pipe_is_refused_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match=r"x\.npy: is no file"):
         read_sequences(tmp_path / "x.npy", seq_len=4, vocab_size=100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 from omegaconf import OmegaConf
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_pipelines.base.errors import CONFIG_EXIT
@@ -50,6 +50,11 @@ def load_folder(folder: Path) -> dict[str, Tensor]:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def entries_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Name -> which file it is, and when it was written; of links and folders too."""
+    return {entry.name: (entry.lstat().st_ino, entry.lstat().st_mtime_ns) for entry in folder.iterdir()}
 
 
 def entry(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Entry:
@@ -284,6 +289,70 @@ def test_an_export_replaces_the_one_before_and_nothing_else(run_dir: Path, state
     assert [file.name for file in (tmp_path / "precious").iterdir()] == ["thesis.txt"]
 
 
+def add(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+
+    return change
+
+
+def save_tuned_weights(folder: Path) -> None:
+    """Somebody trained them on and saved them, of another dtype, under the same name."""
+    (file,) = folder.glob("*.safetensors")
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (add("README.md"), "README.md"),
+        (add("adapter/adapter_model.bin"), "adapter/"),
+        (add("generation_config.json"), "generation_config.json"),
+        (add("model.safetensors"), "model.safetensors"),
+        (save_tuned_weights, "model-00001-of-00001.safetensors"),
+        (lambda folder: (folder / "notes").symlink_to("nowhere"), "notes"),
+    ],
+    ids=["readme", "adapter", "edited", "weights", "tuned", "link"],
+)
+def test_what_a_user_added_to_an_export_or_changed_in_it_is_not_replaced(
+    change: Callable[[Path], object],
+    named: str,
+    run_dir: Path,
+    state: dict,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    export(run_dir, tmp_path / "hf", step=None, dtype="float32")
+    change(tmp_path / "hf")
+    before = entries_of(tmp_path / "hf")
+    assert main([str(run_dir), str(tmp_path / "hf")]) == CONFIG_EXIT
+    assert f"in which {named} was added or changed since; move that away" in capsys.readouterr().err
+    assert entries_of(tmp_path / "hf") == before
+
+
+def test_what_appears_while_an_export_is_written_is_not_replaced(
+    run_dir: Path, state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_and_add(path: Path, *args, **kwargs) -> None:
+        write_shard(path, *args, **kwargs)
+        add("hf/thesis.txt")(tmp_path)
+
+    monkeypatch.setattr("train.formats.safetensors_file.write_shard", write_and_add)
+    assert main([str(run_dir), str(tmp_path / "hf")]) == CONFIG_EXIT
+    assert files_of(tmp_path / "hf") == {"thesis.txt": b"mine"}
+
+
+def test_an_export_to_a_link_or_an_empty_folder_goes_there(run_dir: Path, state: dict, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "hf").symlink_to("disk")
+    for _ in range(2):
+        export(run_dir, tmp_path / "hf", step=None, dtype="float32")
+    assert (tmp_path / "hf").is_symlink()
+    assert load_folder(tmp_path / "disk").keys() == state.keys()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["disk", "hf"]
+
+
 def test_a_checkpoint_of_another_model_is_refused(
     run_dir: Path, state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,19 +393,60 @@ def test_a_gguf_export_that_fails_leaves_the_file_before(
         writer.write_header_to_file()
         raise OSError(28, "No space left on device")
 
+    assert main([str(run_dir), str(tmp_path / "x.gguf"), "--format", "gguf"]) == 0
+    before = files_of(tmp_path)
     monkeypatch.setattr("train.formats.gguf_file._write", fail)
-    (tmp_path / "x.gguf").write_text("GGUF, the one before")
     assert main([str(run_dir), str(tmp_path / "x.gguf"), "--format", "gguf", "--dtype", "q8_0"]) == CONFIG_EXIT
-    assert files_of(tmp_path) == {"x.gguf": b"GGUF, the one before"}
+    assert files_of(tmp_path) == before
 
 
-def test_a_gguf_export_does_not_overwrite_a_file_of_another_kind(
-    run_dir: Path, state: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def write_gguf_of_somebody(path: Path) -> None:
+    writer = GGUFWriter(path, "afmoe")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(32))
+
+
+def rewrite(path: Path) -> None:
+    """As a tool that edits or quantises does: every key is kept, and one comes on top."""
+    reader = GGUFReader(path)
+    writer = GGUFWriter(path.with_suffix(".new"), "afmoe")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            sub_type = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=sub_type)
+    writer.add_string("general.description", "mine")
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda path: path.write_text("mine"), write_gguf_of_somebody, append, rewrite], ids=lambda f: f.__name__
+)
+def test_a_gguf_export_replaces_nothing_but_its_own(
+    change: Callable[[Path], object],
+    run_dir: Path,
+    state: dict,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    assert main([str(run_dir), str(tmp_path / "notes.txt"), "--format", "gguf"]) == CONFIG_EXIT
-    assert "exists and is no GGUF file" in capsys.readouterr().err
-    assert files_of(tmp_path) == {"notes.txt": b"mine"}
+    path = tmp_path / "x.gguf"
+    for _ in range(2):
+        assert main([str(run_dir), str(path), "--format", "gguf"]) == 0
+    change(path)
+    before = files_of(tmp_path)
+    assert main([str(run_dir), str(path), "--format", "gguf"]) == CONFIG_EXIT
+    assert f"{path} exists and is not as an export of this program wrote it" in capsys.readouterr().err
+    assert files_of(tmp_path) == before
 
 
 def test_q8_0_needs_gguf(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -22,13 +23,16 @@ from transformers import AfmoeConfig, AfmoeForCausalLM
 
 from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 from tests.train.runs import run
 from tests.train.small import SEQ_LEN, mesh, small_settings
+from train.__main__ import main as train_main
 from train.afmoe.config import ModelConfig
-from train.checkpoint.initial import check_initial
+from train.checkpoint.initial import check_initial, positions_of
 from train.checkpoint.reader import CheckpointReader
 from train.config.check import check
 from train.export import export
+from train.export import main as export_main
 from train.formats.hf_names import hf_config
 from train.import_hf import import_hf, main
 from train.loop.build import trainer_config
@@ -67,7 +71,7 @@ def model(small: list[str]) -> ModelConfig:
 def published(model: ModelConfig, folder: Path) -> Path:
     """A folder that transformers wrote: random weights, random selection biases."""
     torch.manual_seed(0)
-    keys = hf_config(model, seq_len=SEQ_LEN, speed=1e-3, token_ids={}, dtype="float32")
+    keys = hf_config(model, max_positions=SEQ_LEN, speed=1e-3, token_ids={}, dtype="float32")
     reference = AfmoeForCausalLM(AfmoeConfig(**{key: keys[key] for key in keys if key != "model_type"}))
     for parameter in reference.parameters():
         torch.nn.init.normal_(parameter)
@@ -103,6 +107,13 @@ def started(small: list[str], published: Path, imported: Path, folder: Path) -> 
         )
         assert not any(result.exit_codes), result.output
     return runs
+
+
+@pytest.fixture(scope="module")
+def taken_out(trained: Path, folder: Path) -> Path:
+    """That checkpoint, without its run."""
+    shutil.copytree(trained, folder / "taken out")
+    return folder / "taken out"
 
 
 def load_folder(folder: Path) -> dict[str, Tensor]:
@@ -169,6 +180,7 @@ def continued(small: list[str], trained: Path, folder: Path) -> tuple[Path, list
     """(directory of a run on 1 rank that started at the checkpoint of another on 4, and has lost it since; command)"""
     shutil.copytree(trained.parent.parent, folder / "copy")
     source = folder / "copy/checkpoint/step-2"
+    in_config(max_position_embeddings=131_072)(source)  # as of a run that itself was continued from such weights
     command = [*small, *mesh(shards=1, expert_ranks=1), *NO_CHANGE, f"checkpoint.initial_load_path={source}"]
     result = run(command, run_dir=folder / "continued", num_ranks=1)
     assert result.exit_codes == [0], result.output
@@ -200,11 +212,91 @@ def test_a_resume_does_not_read_where_the_run_started(continued):
     assert [row["step"] for row in result.rows] == [1, 2]
 
 
+def test_an_export_keeps_the_positions_of_the_weights_that_a_run_started_from(continued, tmp_path):
+    """Also when they are gone, and after a resume."""
+    run_dir, _ = continued
+    for number, option in enumerate([[], ["--max-positions", "99"]]):
+        hf, file = tmp_path / f"hf{number}", tmp_path / f"{number}.gguf"
+        assert export_main([str(run_dir), str(hf), *option]) == 0
+        assert export_main([str(run_dir), str(file), *option, "--format", "gguf"]) == 0
+        expected = 99 if option else 131_072
+        assert json.loads((hf / "config.json").read_text())["max_position_embeddings"] == expected
+        assert GGUFReader(file).fields["afmoe.context_length"].contents() == expected
+
+
+def test_positions_come_through_an_import(published, tmp_path):
+    shutil.copytree(published, tmp_path / "hf")
+    in_config(max_position_embeddings=131_072)(tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "imported")
+    assert positions_of(tmp_path / "imported") == 131_072
+
+
+def test_a_checkpoint_that_does_not_say_its_positions_has_those_of_its_run_and_of_where_that_started(
+    started, published, tmp_path
+):
+    shutil.copytree(started["1 rank"], tmp_path / "run")
+    shutil.copytree(published, tmp_path / "hf")
+    in_config(max_position_embeddings=131_072)(tmp_path / "hf")
+    checkpoint, config = tmp_path / "run/checkpoint/step-1", tmp_path / "run/config.yaml"
+    config.write_text(config.read_text().replace(str(published), str(tmp_path / "hf")))
+    assert positions_of(checkpoint) == SEQ_LEN
+    (checkpoint / "config.json").unlink()
+    assert positions_of(checkpoint) == 131_072
+    shutil.rmtree(tmp_path / "hf")
+    assert positions_of(checkpoint) == SEQ_LEN
+
+
 def test_another_start_than_that_of_the_run_is_refused(continued, published):
     run_dir, command = continued
     result = run([*command, f"checkpoint.initial_load_path={published}"], run_dir=run_dir, num_ranks=1)
     assert result.exit_codes == [CONFIG_EXIT]
     assert "checkpoint.initial_load_path: is " in result.output
+
+
+# The tokenizer that the weights came with
+
+
+@pytest.fixture(scope="module")
+def foreign(published: Path, folder: Path) -> Path:
+    """The published weights beside another tokenizer than that of the data."""
+    shutil.copytree(published, folder / "foreign")
+    save_tokenizer(train_tokenizer(["hot dogs bark " * 20], vocab_size=270), folder / "foreign")
+    return folder / "foreign"
+
+
+def check_command(small: list[str], source: Path, *overrides: str) -> list[str]:
+    return ["--check", *small, *mesh(shards=1, expert_ranks=1), f"checkpoint.initial_load_path={source}", *overrides]
+
+
+def test_weights_of_another_tokenizer_are_refused_by_the_check_unless_that_is_allowed(small, foreign, folder, capsys):
+    assert train_main(check_command(small, foreign)) == CONFIG_EXIT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(foreign / "tokenizer.json") in line
+    assert str(folder / "tokenizer/tokenizer.json") in line
+    assert train_main(check_command(small, foreign, "data.tokenizer_may_differ=true")) == 0
+
+
+def test_the_check_of_a_start_reads_its_architecture_and_says_what_it_cannot_compare(small, published, capsys):
+    assert train_main(check_command(small, published)) == 0
+    assert "note           checkpoint.initial_load_path=" in capsys.readouterr().out
+    assert train_main(check_command(small, published, "model.top_k=4")) == CONFIG_EXIT
+    assert "num_experts_per_tok=2 contradicts model.top_k=4" in capsys.readouterr().err
+
+
+def test_an_import_keeps_the_tokenizer_that_its_weights_came_with(small, foreign, tmp_path, capsys):
+    import_hf(foreign, tmp_path / "imported")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        assert (tmp_path / "imported" / name).read_bytes() == (foreign / name).read_bytes()
+    assert train_main(check_command(small, tmp_path / "imported")) == CONFIG_EXIT
+    assert f"the tokenizer {tmp_path / 'imported/tokenizer.json'}" in capsys.readouterr().err
+
+
+def test_every_rank_refuses_weights_of_another_tokenizer_and_writes_nothing(small, foreign, tmp_path):
+    command = [*small, *mesh(shards=2, expert_ranks=1), f"checkpoint.initial_load_path={foreign}"]
+    result = run(command, run_dir=tmp_path / "run", num_ranks=2)
+    assert result.exit_codes == [CONFIG_EXIT] * 2, result.output
+    assert result.output.count("in which the same ids mean other texts") == 2
+    assert [file.name for file in (tmp_path / "run").iterdir() if file.suffix != ".log"] == ["config.yaml"]
 
 
 # Bad input
@@ -241,6 +333,10 @@ def in_config(**changes: Any) -> Damage:
     return change
 
 
+def in_file(name: str, text: str) -> Damage:
+    return lambda folder: (folder / name).write_text(text)
+
+
 def in_weights(edit: Callable[[dict[str, Tensor]], Any]) -> Damage:
     """Puts all weights into one file, edited."""
 
@@ -264,6 +360,7 @@ def remove_weights(folder: Path) -> None:
         file.unlink()
 
 
+INDEX = "model.safetensors.index.json"
 EXPERT = "model.layers.2.mlp.experts.5.up_proj.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "another architecture": (in_config(model_type="qwen3_moe"), "model_type='qwen3_moe': another architecture"),
@@ -280,9 +377,36 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         in_config(rope_parameters=..., rope_theta=1e4, rope_scaling={"type": "yarn", "factor": 4.0}),
         "rope_scaling={'type': 'yarn', 'factor': 4.0}: not supported, expected None",
     ),
+    "yarn beside a plain one": (
+        in_config(rope_scaling={"type": "yarn", "factor": 4.0}),
+        "rope_scaling={'type': 'yarn', 'factor': 4.0}: not supported, expected None",
+    ),
+    "positions by the kind of layer": (
+        in_config(rope_parameters={"sliding_attention": {"rope_type": "default", "rope_theta": 1e6}}),
+        "rope_scaling={'sliding_attention': {",
+    ),
     "layer types": (in_config(layer_types=["full_attention"] * 4), "layer_types: not supported"),
     "a key is missing": (in_config(num_experts=...), "num_experts: is missing"),
-    "no sense": (in_config(num_experts_per_tok=9), "top_k=9 exceeds num_experts=8"),
+    "no sense": (in_config(num_experts_per_tok=9), "num_experts_per_tok=9 exceeds num_experts=8"),
+    "a key of no sense": (in_config(hidden_size=0), "config.json: hidden_size must be at least 1, got 0"),
+    "far too deep": (in_config(num_hidden_layers=10**7, layer_types=...), "num_hidden_layers must be at most 1,000"),
+    "far too many experts": (in_config(num_experts=10**7), "num_experts must be at most 10,000, got 10000000"),
+    "a fraction": (in_config(hidden_size=16.0), "config.json: hidden_size=16.0: expected a whole number"),
+    "a number as text": (in_config(hidden_size="16"), "config.json: hidden_size='16': expected a whole number"),
+    "a truth as text": (in_config(route_norm="no"), "config.json: route_norm='no': expected true or false"),
+    "half a window": (in_config(sliding_window=64.5), "config.json: sliding_window=64.5: expected a whole number"),
+    "a truth as a number": (in_config(rms_norm_eps=True), "config.json: rms_norm_eps=True: expected a number"),
+    "positions as text": (in_config(rope_parameters="x"), "rope_scaling='x': not supported, expected None"),
+    "positions as a list": (in_config(rope_scaling=[1]), "rope_scaling=[1]: not supported, expected None"),
+    "layer types as a number": (in_config(layer_types=5), "config.json: layer_types=5: expected a list of words"),
+    "a list": (in_file("config.json", "[]"), "config.json: holds no JSON object"),
+    "null": (in_file("config.json", "null"), "config.json: holds no JSON object"),
+    "a deep list": (in_file("config.json", "[" * 100_000), "config.json: cannot be read"),
+    "an index that is a list": (in_file(INDEX, "[]"), f"{INDEX}: holds no JSON object"),
+    "an index without names": (in_file(INDEX, '{"weight_map": null}'), f"{INDEX}: weight_map names no files"),
+    "an index of a list": (in_file(INDEX, '{"weight_map": ["a"]}'), f"{INDEX}: weight_map names no files"),
+    "an index of numbers": (in_file(INDEX, '{"weight_map": {"a": 5}}'), f"{INDEX}: weight_map names no files"),
+    "no folder": (shutil.rmtree, "is no folder; name one with config.json"),
     "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be read"),
     "no weights": (remove_weights, "has no weights: neither model.safetensors.index.json nor model.safetensors"),
     "a file is missing": (
@@ -316,7 +440,7 @@ def test_what_is_no_whole_model_of_the_family_is_refused_by_name(name, published
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'hf'}")
     assert message in error
-    assert [entry.name for entry in tmp_path.iterdir()] == ["hf"]
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"hf"}
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
@@ -348,7 +472,7 @@ def test_an_import_does_not_touch_what_is_there(published, tmp_path, capsys):
         ({"global_every": 2}, "global_attn_every_n_layers=4 contradicts model.global_every=2"),
     ],
 )
-@pytest.mark.parametrize("kind", ["published", "imported", "trained"])
+@pytest.mark.parametrize("kind", ["published", "imported", "trained", "taken_out"])
 def test_a_run_of_another_model_is_refused_by_the_key(kind, changes, message, model, request):
     source = request.getfixturevalue(kind)
     with pytest.raises(ConfigError) as refusal:

@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from train import __main__ as program
+from train.config.start import checked_run
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no runs/ lies."""
+    monkeypatch.chdir(tmp_path)
+
 
 EXAMPLES = re.findall(r" -m train (.*?)(?:  .*)?$", program.__doc__ or "", re.MULTILINE)
 
@@ -73,8 +81,28 @@ def test_several_values_need_multirun_and_multirun_is_an_option(capsys: pytest.C
 
 
 def test_a_sweep_of_several_ranks_is_sent_to_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main(["-m", "experiment=smoke", "optimizer.muon.lr=1e-2,2e-2"]) == 2
-    assert "./launch/local.sh --multirun" in capsys.readouterr().err
+    assert program.main(["-m", "experiment=smoke", "parallelism=single,hsdp_2x2_ep2"]) == 2
+    error = capsys.readouterr().err
+    assert "but parallelism=hsdp_2x2_ep2 needs more" in error
+    assert "./launch/local.sh --multirun" in error
+
+
+def test_a_rank_of_torchrun_starts_no_sweep(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert program.main(["-m", "experiment=smoke", "parallelism=single", "debug.seed=1,2"]) == 2
+    assert "each rank of torchrun would start every run" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_found_by_a_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from train.config.rundir import open_run_dir
+    from train.config.start import checked_run
+
+    open_run_dir(checked_run(["experiment=smoke"]))
+    (tmp_path / "runs/smoke/metrics.jsonl").write_text('{"step": 1}\n')
+    assert program.main(["experiment=smoke", "--check", "debug.seed=1"]) == 2
+    assert "debug.seed: is 1 now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -94,3 +122,13 @@ def test_showing_and_sweeping_exclude_each_other(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         program.main(["-m", "--cfg", "job", "experiment=smoke"])
     assert "leave out --multirun" in capsys.readouterr().err
+
+
+def test_a_start_says_whether_there_is_anything_left_to_train(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint/step-6").mkdir(parents=True)
+    for last, said in {
+        4: "nothing to train: step 6 is done, and the run ends at step 4 ",
+        8: "going on after step 6",
+    }.items():
+        run = checked_run(["experiment=smoke", f"run.dir={tmp_path}", f"run.stop_after_step={last}"])
+        assert program.resume_note(run).startswith(said)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import cast
 
@@ -155,6 +157,19 @@ def test_each_panel_of_a_picture_of_one_step_shows_something(rows: list[Row]) ->
     plt.close(figure)
 
 
+def test_the_rate_of_each_optimizer_in_use_is_drawn(rows: list[Row]) -> None:
+    shown: list[list[str]] = []
+    for names in (("muon", "adamw"), ("lion",)):
+        of_run = [{key: value for key, value in row.items() if not key.startswith("lr_")} for row in rows]
+        for row in of_run:
+            row.update({f"lr_{name}": 1e-3 for name in names})
+        figure, axes = plt.subplots()
+        PANELS[1](axes, cast(list[Row], of_run))
+        shown.append([text.get_text() for text in axes.texts])
+        plt.close(figure)
+    assert shown == [["muon", "adamw"], ["lion"]]
+
+
 @pytest.mark.parametrize(("content", "message"), [(None, "does not exist"), ("", "no finished step")])
 def test_a_run_without_steps_is_an_error_that_names_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, message: str
@@ -167,6 +182,74 @@ def test_a_run_without_steps_is_an_error_that_names_the_file(
     assert message in error
 
 
+def test_a_run_that_may_only_be_read_has_its_table(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert report.main([str(run_dir)]) == 0
+    shown = capsys.readouterr().out
+    assert "whole run" in shown
+    assert shown.endswith(f"picture: none, {run_dir} cannot be written (Read-only file system)\n")
+
+
 def test_smoothing_is_centred_and_shorter_at_the_ends() -> None:
     # 3 values around each: (1+2)/2, (1+2+6)/3, (2+6)/2
     assert smooth([1.0, 2.0, 6.0], window=3) == [1.5, 3.0, 4.0]
+
+
+def refusal(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says instead of a report, on one line."""
+    assert report.main([str(run_dir)]) == report.NO_REPORT_EXIT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not (run_dir / "report.png").exists()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        *(({key: None}, f"{key}: ") for key in ("loss", "tokens", "phase", "max_violation", "seconds", "lr_muon")),
+        ({"loss": "4.0"}, "loss: Input should be a valid number"),
+        ({"seconds": {"data": 1.0}}, "seconds.total: Field required"),
+        ({"max_violation_by_layer": {}}, "max_violation_by_layer: "),
+        ({"max_violation_by_layer": {"2": 0.5, "4": 0.5}}, "its layers are 2, 4, those before are others"),
+        ({"validation": {"code": 1.0, "web": 1.0}}, "its held-out sources are code, web, those before are others"),
+        ({"validation": 5}, "validation: "),
+        ({"step": 2}, "step 2 comes after step 2"),
+        ({"step": 1}, "step 1 comes after step 2"),
+    ],
+)
+def test_a_row_that_is_damaged_is_named_by_its_line(
+    run_dir: Path, rows: list[Row], changes: dict[str, object], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in [*rows[:2], {**rows[2], **changes}])
+    (run_dir / "metrics.jsonl").write_text(text)
+    said = refusal(run_dir, capsys)
+    assert said.startswith(f"error: {run_dir}/metrics.jsonl, line 3: {problem}")
+    assert said.endswith("; remove the line, or restore the file from a copy")
+
+
+def test_a_step_that_took_no_time_has_a_report(run_dir: Path, rows: list[Row]) -> None:
+    row = {**rows[0], "seconds": {"total": 0.0}}
+    (run_dir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert report.main([str(run_dir)]) == 0
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "schedule: {", "[1]", "a\0b", "schedule: {}\n", "seq_len: 0", "seq_len: abc"]
+)
+def test_a_configuration_that_cannot_be_read_is_named(
+    run_dir: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_dir / "config.yaml"
+    if text is None:
+        path.unlink()
+    elif "seq_len" in text:
+        path.write_text(path.read_text().replace("seq_len: 10", text))
+    else:
+        path.write_text(text)
+    assert report.main([str(run_dir)]) == report.NO_REPORT_EXIT
+    assert capsys.readouterr().err.startswith(f"error: {path}")

@@ -22,8 +22,6 @@ from tests.train.small import MODEL, SEQ_LEN, mesh
 from train.evaluate import evaluate
 from train.export import export
 
-pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning")  # torchtitan's router
-
 ARCHIVE = Path(__file__).parents[1] / "data" / "run_87358bc.tar.xz"
 SETTINGS = [
     "experiment=smoke",
@@ -91,3 +89,7 @@ def test_it_goes_on_with_the_rows_that_it_would_have_had(folder: Path) -> None:
         assert measured({key: row[key] for key in would_have_had}) == pytest.approx(
             measured(would_have_had), rel=OTHER_MACHINE
         )
+    assert result.output.count("checkpoints of this run do not say which tokenizer they had; the one of its data") == 1
+    kept = (folder / "run/tokenizer/tokenizer.json").read_bytes()
+    assert kept == (folder / "tokenizer/tokenizer.json").read_bytes()
+    assert (folder / "run/checkpoint/step-13/tokenizer.sha256").read_text() == hashlib.sha256(kept).hexdigest()

@@ -1,1 +1,4 @@
-"""AFMoE from torchtitan's parts: config -> spec -> decoder (attention | moe) -> init -> sharding -> parallelize."""
+"""AFMoE from torchtitan's parts: config -> spec -> decoder (attention | moe) -> init -> sharding -> parallelize.
+
+moe is made of router, tally and torchtitan's experts.
+"""

@@ -103,7 +103,7 @@ class DenseMaskAttention(Module):
             q_BLNH.transpose(1, 2),
             k_BLNH.transpose(1, 2),
             v_BLNH.transpose(1, 2),
-            attn_mask=attention_masks.to(q_BLNH.dtype),  # kernels on CUDA insist; 0 and -inf are exact in any
+            attn_mask=attention_masks.to(q_BLNH.dtype),  # as CUDA's kernels require; 0 and -inf are exact in any dtype
             scale=scale,
             enable_gqa=enable_gqa,
         )
@@ -111,7 +111,7 @@ class DenseMaskAttention(Module):
 
 
 def inner_attention(backend: Literal["flex", "varlen", "sdpa"], *, window: int | None) -> Module.Config:
-    """What weighs the values in a layer whose tokens see `window` tokens, or all before them (None)."""
+    """The module that weighs the values in a layer whose tokens see `window` tokens, or all before them (None)."""
     if backend == "flex":
         return FlexAttention.Config()
     if backend == "varlen":
@@ -135,7 +135,7 @@ def build_masks(positions_BL: Tensor, *, window: int, backend: Module.Config) ->
 def _dense_masks(positions_BL: Tensor, *, window: int) -> dict[str, Tensor]:
     """What is added to the score of a query (third axis) and a key (fourth): 0, or -inf. Float32 [B, 1, L, L].
 
-    `scaled_dot_product_attention` makes the same of a boolean mask, but in every layer anew: 3 % of a smoke step.
+    `scaled_dot_product_attention` makes the same of a boolean mask, but again in every layer: 3 % of a smoke step.
     """
     return {
         key: torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)

@@ -8,6 +8,9 @@ from typing import Literal
 
 MAX_SIZE = 2**31
 """Sizes and token ids are 32-bit integers in the kernels."""
+MAX_LAYERS, MAX_EXPERTS = 1_000, 10_000
+"""Beyond what is trained in this form (Switch-C has 2,048 experts); only to list the tensors of 10^7, which then do not
+fit, would take many minutes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,7 +42,8 @@ class ModelConfig:
     top_k: int
     """Routed experts that a token visits."""
     num_shared_experts: int = 1
-    """Experts that every token visits, fused into one network of that many times expert_hidden_dim."""
+    """Experts that every token visits, fused into one network: its hidden width is this number times
+    expert_hidden_dim."""
     route_scale: float = 1.0
     """Factor on the (normalised) routing weights."""
     route_norm: bool = True
@@ -47,7 +51,7 @@ class ModelConfig:
     sliding_window: int
     """Tokens that a local layer sees, the current one included."""
     global_every: int = 4
-    """One layer in this many is global, with full causal attention and no RoPE; 4: layers 4, 8, 12, ..."""
+    """Every how many layers one is global, with full causal attention and no RoPE; 4: layers 4, 8, 12, ..."""
     rope_theta: float = 10_000.0
     """Base of the rotary embedding of the local layers."""
     norm_eps: float = 1e-5
@@ -70,6 +74,9 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
             if getattr(self, name) >= MAX_SIZE:
                 raise ValueError(f"{name} must be below {MAX_SIZE:,}, got {getattr(self, name)}")
+        for name, most in (("num_layers", MAX_LAYERS), ("num_experts", MAX_EXPERTS)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {getattr(self, name)}")
         for name in ("route_scale", "rope_theta", "norm_eps", "init_std"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # nor NaN

@@ -15,9 +15,9 @@ Loss = Callable[[Tensor, Tensor], Any]
 
 
 class Head(Linear):
-    """Logits, or a loss that makes them piece by piece: at a vocabulary of 200k they outgrow the rest of the model.
+    """Logits, or a loss that makes them piece by piece: with a vocabulary of 200k they outgrow the rest of the model.
 
-    The loss runs inside of the module because only there FSDP holds the whole weight.
+    The loss runs inside the module because FSDP holds the whole weight only there.
     """
 
     @dataclass(kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Weights at step 0 as a function of the seed and of each weight's place in the whole model, never of the mesh."""
+"""Weights at step 0: a function of the seed and of each weight's place in the whole model, never of the mesh."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -21,8 +21,8 @@ CUT = 3.0
 def initialize_parameters_(model: nn.Module, *, std: float, seed: int) -> None:
     """Fills every parameter of `model`, plain or DTensor.
 
-    Matrices: truncated normal(0, std), cut at 3 std. Gains: 1, but 1/sqrt(layers) for the norm that closes each half
-    of a layer ("depth-scaled sandwich norm"). Source: Trinity report, section 2.2.
+    Matrices: truncated normal(0, std), cut at 3 std. Gains: 1, except for the norm that closes each half of a layer,
+    1/sqrt(layers) ("depth-scaled sandwich norm"). Source: Trinity report, section 2.2.
     """
     num_layers = len(list(model.get_submodule("layers").children()))
     for name, parameter in model.named_parameters():
@@ -64,5 +64,5 @@ def _blocks(first_row: int, num_rows: int, rows: int) -> Iterator[tuple[int, sli
 
 
 def block_seed(seed: int, name: str, block: int) -> int:
-    """A generator's seed: keyed by name, so that adding a parameter changes no other one."""
+    """The seed of a block's generator. It depends on the name, so that a new parameter changes no other one."""
     return int.from_bytes(blake2b(f"{seed}/{name}/{block}".encode(), digest_size=8).digest(), "little") >> 1

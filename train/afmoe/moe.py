@@ -1,4 +1,4 @@
-"""The mixture of experts of one layer, and what it counts. Composes torchtitan's router, dispatcher and experts.
+"""The mixture of experts of one layer, and what it counts. Puts torchtitan's dispatcher and experts behind our router.
 
 B = batch, L = sequence, D = model width, E = experts, K = experts a token visits, F = hidden width of an expert,
 R = tokens routed to the experts of this rank.
@@ -12,35 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchtitan.models.common.feed_forward import FeedForward
-from torchtitan.models.common.linear import Linear
-from torchtitan.models.common.moe import GroupedExperts, RoutedExperts, TokenChoiceTopKRouter
+from torchtitan.models.common.moe import GroupedExperts, RoutedExperts
 from torchtitan.protocols.module import Module
 
-from train.afmoe.tally import UNDERFLOW, Tally
-
-
-class Gate(Linear):
-    """The router's logits. float32 whatever the training dtype: bf16 scores tie, and ties pick experts by index."""
-
-    _logits_BLE: Tensor | None = None
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(Linear.Config):
-        pass
-
-    def forward(self, input: Tensor) -> Tensor:
-        logits_BLE = F.linear(input.float(), self.weight.float())
-        self._logits_BLE = logits_BLE.detach()
-        return logits_BLE
-
-    def pop_logits(self) -> Tensor:
-        """Those of the last forward pass, detached; no longer held here then.
-
-        torchtitan's router hands on only their sigmoid, in which large ones are all 1.
-        """
-        logits_BLE, self._logits_BLE = self._logits_BLE, None
-        assert logits_BLE is not None
-        return logits_BLE
+from train.afmoe.router import UNDERFLOW, Router
+from train.afmoe.tally import Tally
 
 
 class Experts(GroupedExperts):
@@ -75,7 +51,7 @@ class MoE(Module):
     @dataclass(kw_only=True, slots=True)
     class Config(Module.Config):
         num_experts: int
-        router: TokenChoiceTopKRouter.Config
+        router: Router.Config
         routed_experts: RoutedExperts.Config
         shared_experts: FeedForward.Config | None
 
@@ -93,8 +69,7 @@ class MoE(Module):
         self.tally = Tally.Config(num_experts=self.num_experts).build()
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        weights_BLK, expert_ids_BLK, scores_BLE = self.router(x_BLD, self.expert_bias_E)
-        logits_BLE = self.router.gate.pop_logits()
+        weights_BLK, expert_ids_BLK, scores_BLE, logits_BLE = self.router(x_BLD, self.expert_bias_E)
         counts_BE = count_tokens(expert_ids_BLK, num_experts=self.num_experts)
         counts_E = counts_BE.sum(0)
         if self.training:
@@ -121,11 +96,11 @@ def count_tokens(expert_ids_BLK: Tensor, *, num_experts: int) -> Tensor:
 def attach_balance_loss(
     weights_BLK: Tensor, scores_BLE: Tensor, counts_BE: Tensor, *, top_k: int, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """`weights_BLK`, whose backward pass now adds d(weight * loss) / d scores; and the loss, float32, without weight.
+    """(`weights_BLK`, whose backward pass now also adds d(weight * loss) / d scores; the loss, float32, unweighted).
 
     Sequence-wise balance loss of one layer, summed over the sequences: sum_i f_i P_i of each, with
     f_i = E / (K L) * (tokens that chose i, under the selection bias) and P_i the mean over tokens of s_i / sum_j s_j
-    (no bias). 1 where either is uniform. The gradient flows through P only: f is a count.
+    (no bias). It is 1 where f or P is uniform. The gradient flows through P only: f is a count.
     Source: DeepSeek-V3 (arXiv 2412.19437), equations 17-20; Trinity report, section 2.3.
     """
     L, E = scores_BLE.shape[1:]
@@ -134,7 +109,7 @@ def attach_balance_loss(
 
 
 class _BalanceLoss(torch.autograd.Function):
-    """The loss without its weight, and its gradient in closed form; nothing of the size of the scores is kept.
+    """The unweighted loss, and its gradient in closed form, for which nothing as large as the scores has to be kept.
 
     With S = sum_j s_j and q = sum_i f_i s_i / S of a token, the loss of a sequence is the mean of q over its tokens,
     and dq / ds_i = (f_i - q) / S.
@@ -161,4 +136,4 @@ class _BalanceLoss(torch.autograd.Function):
 
 
 TRAINING_ONLY = ("bias_momentum_E",)
-"""Endings of state that belongs to training: it is not exported, and a run that starts from weights starts it anew."""
+"""Endings of the names of state that belongs to training: not exported, and 0 in a run that starts from weights."""

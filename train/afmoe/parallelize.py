@@ -1,4 +1,4 @@
-"""Lays a model over the meshes: experts, recomputation, compilation, HSDP."""
+"""Lays a model over the meshes: experts, recomputation, compilation, HSDP. torchtitan calls it for its ModelSpec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def parallelize(
     ac_config: ActivationCheckpointing.Config | None,
     dump_folder: str,
 ) -> Afmoe:
-    """Experts over EP, then recomputation, then compilation, then HSDP around the lot (torchtitan's order)."""
+    """In torchtitan's order: experts over EP, recomputation, compilation, and HSDP around all of it.
+
+    Each step goes around the one before: a layer is compiled together with its recomputation, and FSDP gathers the
+    weights of a layer before any of it runs. The arguments are torchtitan's.
+    """
     if parallel_dims.ep_enabled:
         model.parallelize(parallel_dims)
     if ac_config is not None:

@@ -2,7 +2,7 @@
 
 import torch
 from torchtitan.models.common.attention import QKVLinear
-from torchtitan.models.common.config_utils import make_ffn_config, make_router_config, make_token_dispatcher_config
+from torchtitan.models.common.config_utils import make_ffn_config, make_token_dispatcher_config
 from torchtitan.models.common.embedding import Embedding
 from torchtitan.models.common.feed_forward import FeedForward
 from torchtitan.models.common.linear import Linear
@@ -16,8 +16,9 @@ from train.afmoe.attention import GatedAttention, inner_attention
 from train.afmoe.config import ModelConfig
 from train.afmoe.decoder import Afmoe, AfmoeBlock
 from train.afmoe.head import Head
-from train.afmoe.moe import Experts, Gate, MoE
+from train.afmoe.moe import Experts, MoE
 from train.afmoe.parallelize import parallelize
+from train.afmoe.router import Gate, Router
 
 SKIP = {"weight": skip_param_init}
 """Modules leave their weights alone: train/afmoe/init.py fills them all, by name."""
@@ -68,7 +69,7 @@ def _block(model: ModelConfig, layer_id: int, *, seq_len: int) -> AfmoeBlock.Con
 def _attention(model: ModelConfig, layer_id: int, *, seq_len: int) -> GatedAttention.Config:
     q_dim, kv_dim = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     is_global = model.is_global(layer_id)
-    # the one place that asks what machine this is
+    # the only place that asks which machine this is
     backend = model.attention if model.attention != "auto" else "flex" if torch.cuda.is_available() else "sdpa"
     return GatedAttention.Config(
         dim=model.dim,
@@ -89,16 +90,13 @@ def _attention(model: ModelConfig, layer_id: int, *, seq_len: int) -> GatedAtten
 
 def _moe(model: ModelConfig) -> MoE.Config:
     shared_dim = model.num_shared_experts * model.expert_hidden_dim
-    router = make_router_config(
-        dim=model.dim,
+    router = Router.Config(
         num_experts=model.num_experts,
-        gate_param_init=SKIP,
+        gate=Gate.Config(in_features=model.dim, out_features=model.num_experts, param_init=SKIP),
         top_k=model.top_k,
-        score_func="sigmoid",
         route_norm=model.route_norm,
         route_scale=model.route_scale,
     )
-    router.gate = Gate.Config(in_features=model.dim, out_features=model.num_experts, param_init=SKIP)
     experts = Experts.Config(
         dim=model.dim,
         hidden_dim=model.expert_hidden_dim,

@@ -1,8 +1,8 @@
-"""What the MoE layers of a rank count between two optimizer steps: each routed token once, under any recomputation.
+"""What the MoE layers of a rank count between two optimizer steps: each routed token once, whatever is recomputed.
 
-Counts are of every step; what the router's logits look like costs as much again, and is of the steps that show it.
+Every step counts its tokens. Measuring the router's logits costs as much again, so only the steps that show them do.
 
-B = batch, L = sequence, E = experts, K = experts a token visits; where layers are stacked, the L in front is layers.
+B = batch, L = sequence, E = experts, K = experts a token visits; in LE, L and L3 the L stands for layers.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import torch
 from torch import Tensor
 from torchtitan.protocols.module import Module
 
-UNDERFLOW = 1e-20
-"""Instead of the sum of a token's scores where all of them are 0, as torchtitan's router has it."""
+from train.afmoe.router import UNDERFLOW
 
 
 class Tallies(NamedTuple):
-    """Of all layers, since they were last taken."""
+    """The counts of all layers, since they were last taken."""
 
     counts_LE: Tensor
     """int64: tokens routed to each expert."""
     balance_loss_L: Tensor
     """float32: sum of the sequence-wise balance losses, before their weight."""
     router_L3: Tensor
-    """float32: sums of the router's logits, of their squares, and of the confidence of each token; or 0."""
+    """float32: sums of the router's logits, of their squares, and of the confidence of each token; 0 where the step
+    does not show them."""
     max_logit_L: Tensor
-    """float32: the router's largest logit; or -inf."""
+    """float32: the router's largest logit; -inf where the step does not show it."""
 
 
 class Tally(Module):
-    """The counters of one layer. They are in no checkpoint: a step begins and ends with them at 0."""
+    """The counters of one layer. No checkpoint has them: they are 0 before and after every step."""
 
     counts_E: Tensor
     balance_loss: Tensor
@@ -47,7 +47,7 @@ class Tally(Module):
     def __init__(self, config: Config):
         super().__init__()
         self.watches_router = False
-        """Whether the router's logits are added up; set before a step."""
+        """Whether the router's logits are measured in this step; set before it."""
         zeros = {
             "counts_E": torch.zeros(config.num_experts, dtype=torch.int64),
             "balance_loss": torch.zeros((), dtype=torch.float32),
@@ -59,13 +59,13 @@ class Tally(Module):
         clear_([self])
 
     def add_(self, counts_E: Tensor, balance_loss: Tensor) -> None:
-        """Adds one microbatch; nothing where the forward pass is a repeated one, whose tokens are counted already."""
+        """Adds one microbatch; nothing in a repeated forward pass, whose tokens have been counted already."""
         if not is_recomputing():
             self.counts_E += counts_E
             self.balance_loss += balance_loss
 
     def add_router_(self, logits_BLE: Tensor, scores_BLE: Tensor, expert_ids_BLK: Tensor) -> None:
-        """Adds what the router made of one microbatch, in a step that shows it; nothing in a repeated forward pass."""
+        """Adds the measures of the router, in a step that shows them; nothing in a repeated forward pass."""
         if self.watches_router and not is_recomputing():
             confidence = routing_confidence(scores_BLE.detach(), expert_ids_BLK).sum()
             self.router_3 += torch.stack([logits_BLE.sum(), logits_BLE.square().sum(), confidence])
@@ -77,7 +77,7 @@ class Tally(Module):
 
 @torch.no_grad()
 def take_(tallies: Sequence[Tally]) -> Tallies:
-    """What the layers have counted; they start anew."""
+    """Hands over what the layers have counted, and sets them back to 0."""
     taken = Tallies(
         counts_LE=torch.stack([tally.counts_E for tally in tallies]),
         balance_loss_L=torch.stack([tally.balance_loss for tally in tallies]),
@@ -89,7 +89,7 @@ def take_(tallies: Sequence[Tally]) -> Tallies:
 
 
 def clear_(tallies: Sequence[Tally]) -> None:
-    """Nothing has been counted."""
+    """Sets everything back to what it is before the first token."""
     for tally in tallies:
         for buffer in tally.buffers():
             buffer.zero_()
@@ -97,13 +97,14 @@ def clear_(tallies: Sequence[Tally]) -> None:
 
 
 def routing_confidence(scores_BLE: Tensor, expert_ids_BLK: Tensor) -> Tensor:
-    """Share of a token's scores that its experts have, float32 [B, L]: K / E where all are alike, towards 1 if sure."""
+    """Share of a token's scores that its experts have, float32 [B, L]: K / E if all scores are equal, near 1 if the
+    router is sure."""
     return scores_BLE.gather(-1, expert_ids_BLK).sum(-1) / scores_BLE.sum(-1).clamp(min=UNDERFLOW)
 
 
 def is_recomputing() -> bool:
     """Whether this forward pass is activation checkpointing's second one, run from inside the backward pass.
 
-    A compiled forward pass adds once by itself: its recomputation replays operations, not changes of buffers.
+    A compiled forward pass needs no such care: its recomputation repeats operations, not changes of buffers.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

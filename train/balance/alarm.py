@@ -5,44 +5,20 @@ L = MoE layers, E = experts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from train.balance.measures import dead_experts, max_violation
+from train.balance.rules.base import AlarmConfig
 
 NAMED = 5
-"""Layers that a message names, at most, and experts without tokens in each."""
-
-
-@dataclass(kw_only=True, slots=True)
-class AlarmConfig:
-    """The `balance.alarm` section: when a layer counts as collapsed. In Trinity Large's first run MaxVio was flat, then
-    climbed, and losses stopped falling, says its report."""
-
-    max_violation: float | None = 5.0
-    """MaxVio of a layer beyond which it is overloaded; null: never. At most it can be experts / top_k - 1."""
-    dead_share: float | None = 0.1
-    """Share of a layer's experts that got no token in a step beyond which it is dying; null: never."""
-    steps: int = 100
-    """Steps in a row that a layer must be so."""
-    stop: bool = False
-    """Whether the run then stops, on every rank."""
-
-    def __post_init__(self) -> None:
-        if self.max_violation is not None and not 0 <= self.max_violation < math.inf:
-            raise ValueError(f"max_violation must be a number from 0 on, or null, got {self.max_violation}")
-        if self.dead_share is not None and not 0 <= self.dead_share < 1:
-            raise ValueError(f"dead_share must lie in 0..1 (1 excluded), or be null, got {self.dead_share}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+"""The most layers that a message names, and the most experts without tokens of each."""
 
 
 class CollapseAlarm:
-    """Watches the loads of one step after the other. A resumed run begins to count its steps anew."""
+    """Watches the loads step by step. A resumed run counts its steps from 0 again."""
 
     def __init__(self, config: AlarmConfig, layer_ids: Sequence[str]):
         self._config = config
@@ -50,9 +26,10 @@ class CollapseAlarm:
         self._streak_L = torch.zeros(len(layer_ids), dtype=torch.int64)
 
     def observe(self, counts_LE: Tensor) -> str | None:
-        """What to warn of after this step: layers that have been collapsed for `steps` steps, and again every `steps`.
+        """The warning after this step, or None: it names layers that have been collapsed for `steps` steps, and names
+        them again every `steps`.
 
-        counts_LE: int64, tokens of the step that each expert got.
+        counts_LE: int64, tokens that each expert got in the step.
         """
         self._streak_L = (self._streak_L + 1) * is_collapsed(counts_LE, self._config)
         is_due_L = (self._streak_L > 0) & (self._streak_L % self._config.steps == 0)

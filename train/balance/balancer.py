@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from train.balance.config import BalanceConfig
-from train.balance.measures import saturated
 from train.balance.panels import balance_panels
-from train.balance.rules import RULES, soft_clamp
+from train.balance.rules.base import BalanceRule
 
 if TYPE_CHECKING:
     from train.afmoe.moe import MoE
@@ -24,11 +22,11 @@ if TYPE_CHECKING:
 class Balancer:
     """Applies the configured rule to the MoE layers of a model, all layers at once."""
 
-    def __init__(self, config: BalanceConfig, layers: list[MoE]):
+    def __init__(self, config: BalanceRule, layers: list[MoE]):
         self.config = config
         self.layers = layers
         self._previous_LE = torch.stack([torch.zeros_like(layer.bias_momentum_E) for layer in layers])
-        """What the biases changed by in the step before the last; 0 before the first update."""
+        """What the biases changed by in the step before the last one; 0 before the first update."""
 
     def weigh_sequences(self, num_sequences: int) -> None:
         """Makes the balance loss of a step the mean over its `num_sequences` sequences, on however many ranks."""
@@ -38,23 +36,19 @@ class Balancer:
     @torch.no_grad()
     def update_biases_(self, counts_LE: Tensor) -> None:
         """counts_LE: of the whole step, summed over all ranks. The same on every rank, so the biases are too."""
-        if self.config.kind == "none":
-            return
         biases = [layer.expert_bias_E for layer in self.layers]
         changes = [layer.bias_momentum_E for layer in self.layers]
         self._previous_LE = torch.stack(changes)
-        change_LE = RULES[self.config.kind](counts_LE, self._previous_LE, self.config)
+        change_LE = self.config.change(counts_LE, self._previous_LE)
         torch._foreach_add_(biases, change_LE.unbind())
         torch._foreach_copy_(changes, change_LE.unbind())
 
     def panels(self, counts_LE: Tensor) -> dict[str, Tensor]:
         """Panel -> float [L], on the host. counts_LE: of the step whose update was the last, on the host."""
-        panels = balance_panels(
+        of_every_rule = balance_panels(
             counts_LE,
             bias_LE=torch.stack([layer.expert_bias_E for layer in self.layers]).cpu(),
             change_LE=torch.stack([layer.bias_momentum_E for layer in self.layers]).cpu(),
             previous_LE=self._previous_LE.cpu(),
         )
-        if self.config.kind == "smebu":
-            panels["saturated_clamps"] = saturated(soft_clamp(counts_LE, self.config))
-        return panels
+        return of_every_rule | self.config.panels(counts_LE)

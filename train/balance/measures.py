@@ -1,4 +1,4 @@
-"""Measures of a training step. Pure.
+"""Measures of how evenly a step used its experts, and of how its biases moved. Pure.
 
 L = MoE layers, E = experts.
 """
@@ -9,9 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-
-SATURATION = 0.95
-"""A clamp counts as saturated from this share of its limit on."""
 
 
 def max_violation(counts_LE: Tensor) -> Tensor:
@@ -32,11 +29,6 @@ def dead_experts(counts_LE: Tensor) -> Tensor:
     return (counts_LE == 0).sum(-1)
 
 
-def saturated(clamp_LE: Tensor) -> Tensor:
-    """Share of a layer's clamps that are near their limits, -1 and 1, float64 [L]."""
-    return (clamp_LE.abs() >= SATURATION).double().mean(-1)
-
-
 def bias_spread(bias_LE: Tensor) -> Tensor:
     """Largest selection bias less the smallest, [L]."""
     return bias_LE.amax(-1) - bias_LE.amin(-1)
@@ -48,14 +40,14 @@ def root_mean_square(values_LE: Tensor) -> Tensor:
 
 
 def reversals(change_LE: Tensor, previous_LE: Tensor) -> Tensor:
-    """Share of a layer's biases that turn round, moved up after they were moved down or the reverse, [L]."""
+    """Share of a layer's biases that reverse: they move up after they moved down, or down after up, [L]."""
     return (change_LE * previous_LE < 0).double().mean(-1)
 
 
 def recoil(change_LE: Tensor, previous_LE: Tensor) -> Tensor:
     """How much of its last change a bias takes back, in units of the bias, mean over the experts, [L].
 
-    One that goes on, or rests, takes nothing back; one that goes to and fro by d takes d back each time.
+    A bias that keeps its direction, or rests, takes nothing back; one that swings by d takes d back each time.
     """
     undone_LE = torch.minimum(change_LE.abs(), previous_LE.abs())
     return torch.where(change_LE * previous_LE < 0, undone_LE, 0.0).mean(-1)

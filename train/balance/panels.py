@@ -25,7 +25,7 @@ GROUPS = ("early", "middle", "late")
 
 
 _REDUCTIONS = {"max_violation": torch.amax, "router_logit_max": torch.amax, "dead_experts": torch.sum}
-"""Panel -> how the layers of a group become one number; the mean where nothing is said."""
+"""Panel -> how the layers of a group become one number; the mean for all others."""
 
 
 def router_panels(router_L3: Tensor, max_logit_L: Tensor, *, tokens: int, num_experts: int) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def by_layer(panels: Mapping[str, Tensor], layer_ids: Sequence[str]) -> dict[str
 
 
 def by_group(panels: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """{group: {panel: value}} of the groups that have a layer."""
+    """{group: {panel: value}} of the groups that have a layer: a model may have fewer than three."""
     groups: dict[str, dict[str, float]] = {}
     for name, values_L in panels.items():
         reduce = _REDUCTIONS.get(name, torch.mean)

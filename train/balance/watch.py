@@ -1,4 +1,4 @@
-"""What a run sees of its balance: panels, a picture of the loads, the collapse alarm. Parts of a row, in some steps."""
+"""What a run shows of its balance in some of its rows: panels, a picture of the loads, the collapse alarm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.pictures.loads import draw_loads
 
 
 class BalanceWatch:
-    """Looks at each step once."""
+    """Looks at every step once, after its biases have moved."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class BalanceWatch:
         self._alarm = CollapseAlarm(balancer.config.alarm, layer_ids)
 
     def prepare(self, step: int) -> None:
-        """Before the forward passes of `step`: is it one whose routers are looked at?"""
+        """Before the forward passes of `step`: tells the layers whether it measures their routers."""
         for layer in self._balancer.layers:
             layer.tally.watches_router = is_due(self._panels_every, step)
 

@@ -1,7 +1,7 @@
 """How many parameters a model has, of which kind, and what a rank holds of them. Reads shapes only, so meta tensors do.
 
-Counted are the tensors of the published format: every parameter, and the selection biases of the experts, which no
-optimizer updates but the balancing rule.
+Counted are the tensors of the published format: every parameter, and the selection biases of the experts, which
+the balancing rule updates instead of an optimizer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from train.afmoe.config import ModelConfig
 from train.afmoe.decoder import Afmoe, moe_layers
 from train.afmoe.spec import afmoe_config
 from train.optim.config import OptimizerConfig
-from train.optim.groups import check_all_match, optimizers_config
+from train.optim.groups import BY_CLASS_NAME, check_all_match, optimizers_config
 
 ROUTED = "routed experts"
 _KINDS = {  # pattern of a name -> kind; the first that matches
@@ -39,7 +39,7 @@ _KINDS = {  # pattern of a name -> kind; the first that matches
 BALANCE = "balance"
 """The balancing rule, where others have an optimizer."""
 
-STATES = {"AdamW": 2, "Muon": 1, BALANCE: 1}
+STATES = {name: options.num_states for name, options in BY_CLASS_NAME.items()} | {BALANCE: 1}
 """Values that are kept for each parameter: AdamW's two moments, the momentum of Muon and of SMEBU."""
 
 

@@ -12,7 +12,7 @@ from train.afmoe.moe import TRAINING_ONLY
 from train.afmoe.spec import afmoe_config
 
 MAX_PROBLEMS = 10
-"""Tensors of a kind of problem that a message names; another model differs in all of its thousands."""
+"""How many tensors a message names for each kind of problem: those of another model differ in their thousands."""
 
 
 def model_shapes(model: ModelConfig) -> dict[str, torch.Size]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.base import MODEL
@@ -30,15 +29,10 @@ from train.checkpoint.commits import (
     check_is_checkpoint,
     commit,
     committed_steps,
-    is_checkpoint,
     name_milestones,
     stale_steps,
 )
-from train.checkpoint.tokenizer import HASH
-from train.formats.hf_folder import PublishedStorage
-
-WANDB_ID = "wandb_id"
-"""File with the id of the run in W&B."""
+from train.checkpoint.storage import storage_of
 
 
 class Checkpoints(CheckpointManager):
@@ -48,10 +42,8 @@ class Checkpoints(CheckpointManager):
     class Config(CheckpointManager.Config):
         milestones: dict[int, str] = field(default_factory=dict)
         """Step that ends a phase -> the phase; derived from the schedule. These checkpoints are never deleted."""
-        tokenizer_hash: str = ""
-        """sha256 of the run's tokenizer.json; each checkpoint has it beside its tensors."""
-        wandb_id: str = ""
-        """W&B run of this run directory; each checkpoint has it beside its tensors. Empty: W&B is disabled."""
+        beside: dict[str, str] = field(default_factory=dict)
+        """File name -> its text: what each checkpoint says of its tensors, wherever it is taken."""
         last_step: int = 0
         """Step after which the run ends; derived from the schedule."""
 
@@ -108,9 +100,8 @@ class Checkpoints(CheckpointManager):
     def _try_commit(self, partial: Path, final: Path) -> OSError | None:
         """On rank 0: makes a written checkpoint the real one, or says why not."""
         try:
-            (partial / HASH).write_text(self.config.tokenizer_hash, encoding="utf-8")
-            if self.config.wandb_id:
-                (partial / WANDB_ID).write_text(self.config.wandb_id, encoding="utf-8")
+            for name, text in self.config.beside.items():
+                (partial / name).write_text(text, encoding="utf-8")
             commit(partial, final)
             name_milestones(final.parent, self.config.milestones)
         except OSError as error:
@@ -185,8 +176,3 @@ def _root_cause(error: BaseException) -> str:
     if error.__cause__ is not None:
         return _root_cause(error.__cause__)
     return f"{type(error).__name__}: {error}"
-
-
-def storage_of(folder: Path, shapes: Mapping[str, Sequence[int]]) -> FileSystemReader:
-    """What DCP reads tensors of these names and shapes from: a checkpoint, or a published folder."""
-    return FileSystemReader(folder) if is_checkpoint(folder) else PublishedStorage(folder, shapes)

@@ -117,7 +117,7 @@ class CheckpointReader:
             try:
                 stored = torch.load(view, map_location="meta", weights_only=True)  # meta: only the archive's directory
             except Exception as error:  # whatever unpickling makes of damaged bytes
-                reason = str(error).partition("\n")[0]
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 raise OSError(f"{file.name}: {reason}; {DAMAGED}") from error
             assert stored.is_contiguous(), (file.name, place, stored.stride())
             self._first_bytes[key] = place.offset + stored.untyped_storage()._checkpoint_offset

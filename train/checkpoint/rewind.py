@@ -18,6 +18,7 @@ from typing import Any
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import write_whole
 from train.checkpoint.commits import committed_steps
+from train.metrics.jsonl import FILE_NAME, cut_rows
 
 MARK = "rewind.json"
 
@@ -27,35 +28,41 @@ def rewind(run_dir: Path, checkpoints: Path, step: int) -> str | None:
 
     Raises ConfigError where there is no complete checkpoint of `step`.
     """
-    later_steps = steps_to_set_aside(run_dir, checkpoints, step)
-    if not later_steps:
+    if not needs_rewind(run_dir, checkpoints, step):
         return None
+    steps = committed_steps(checkpoints)
     aside = run_dir / f"rewound-{max(_asides(run_dir), default=0) + 1}"
     aside.mkdir()
-    if (run_dir / "metrics.jsonl").is_file():
-        shutil.copy2(run_dir / "metrics.jsonl", aside)  # the run cuts its own at the step that it goes on from
-    for later in later_steps:
+    if (run_dir / FILE_NAME).is_file():
+        shutil.copy2(run_dir / FILE_NAME, aside)
+    for later in (other for other in steps if other > step):
         os.rename(checkpoints / f"step-{later}", aside / f"step-{later}")
     for link in checkpoints.glob("phase-*"):
         if link.is_symlink() and not link.exists():
             link.unlink()
-    mark = {"step": step, "last_step": later_steps[-1], "time": time.time()}
-    write_whole(aside / MARK, json.dumps(mark))  # last: one that was cut short goes on
-    return f"rewound to step {step}; what came after it is in {aside}"
+    mark = {"step": step, "last_step": steps[-1], "time": time.time()}
+    write_whole(aside / MARK, json.dumps(mark))  # after all that: one that was cut short goes on
+    cut_rows(run_dir / FILE_NAME, after=step)
+    return f"rewound to step {step}; what came after it, if anything, is in {aside}"
 
 
-def steps_to_set_aside(run_dir: Path, checkpoints: Path, step: int) -> list[int]:
-    """Steps of the checkpoints after `step`; none where the rewind was done before. Raises ConfigError as `rewind`."""
-    done = {number: _rewound_to(folder) for number, folder in _asides(run_dir).items()}
+def needs_rewind(run_dir: Path, checkpoints: Path, step: int) -> bool:
+    """Whether it was not done before. One to the last step counts: the run goes on, and the same command would go back
+    to it the next time. Raises ConfigError as `rewind` does."""
+    asides = _asides(run_dir)
+    done = {number: _rewound_to(folder) for number, folder in asides.items()}
     if done and done[max(done)] == step:
-        return []  # before the question whether it is there: the run may have gone on, and its checkpoint with age
+        return False  # before the question whether it is there: the run may have gone on, and its checkpoint with age
     steps = committed_steps(checkpoints)
     if step not in steps:
         there = ", ".join(map(str, steps)) or "none"
         raise ConfigError(
-            [f"checkpoint.load_step={step}: {checkpoints} has no complete checkpoint of it; there: {there}"]
+            [
+                f"checkpoint.load_step={step}: {checkpoints} has no complete checkpoint of it; there: {there}; "
+                "name one of those, or leave it out"
+            ]
         )
-    return [other for other in steps if other > step]
+    return True
 
 
 def read_rewinds(run_dir: Path) -> list[dict[str, Any]]:

@@ -89,8 +89,8 @@ class ClusterConfig:
     --signal, which may come up to 60 s early."""
     max_starts_without_progress: int = 3
     """After so many starts in a row without a new checkpoint the job is not requeued."""
-    sbatch: dict[str, str | int | None] = field(default_factory=dict)
-    """Further options by their long names: {mem: 0, exclusive: ''} is --mem=0 --exclusive. null takes one of ours
+    sbatch: dict[str, str | int | bool | None] = field(default_factory=dict)
+    """Further options by their long names: {mem: 0, exclusive: true} is --mem=0 --exclusive. null takes one of ours
     away, such as {gpus-per-node: null} where GPUs come with the node."""
 
     def __post_init__(self) -> None:
@@ -135,7 +135,9 @@ class ClusterConfig:
                 raise ValueError(f"sbatch must not set {option}: the run depends on it")
             if not re.fullmatch(r"[a-z]+(-[a-z]+)*", option):
                 raise ValueError(f"sbatch must hold long names of options without dashes before them, got {option!r}")
-            if value not in (None, ""):
+            if value is False:
+                raise ValueError(f"sbatch.{option} must be true, a value, or null for sbatch's default, got {value}")
+            if value is not None and value is not True:
                 _check_word(f"sbatch.{option}", str(value))
 
     @property

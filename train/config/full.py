@@ -6,6 +6,7 @@ Token amounts are whole numbers there, whatever the user wrote, so two ways of w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.sections import adapter, kind_of, section_types, validate
+from data_pipelines.base.sections import dump, kind_of, kinds_of, section_types, validate
+from train.balance.rules.kinds import BalanceConfig
 from train.config.rules.run import DERIVED
 from train.config.run import Sections
+
+ONCE_OF_EVERY_RULE = {"sharpness", "momentum"}
+"""Settings of the balance section that had no effect with some rules, and are refused there now."""
 
 
 def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +37,10 @@ def full_settings(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_stored(run_dir: Path) -> dict[str, Any]:
-    """What the config.yaml of a run directory holds, as it is. Raises ConfigError where it holds no settings."""
+    """The settings that the config.yaml of a run directory holds. Raises ConfigError where it holds none.
+
+    Empty texts are left out: versions until 85d52f1 took them, for "not set".
+    """
     path = run_dir / "config.yaml"
     try:
         stored: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
@@ -40,7 +48,15 @@ def read_stored(run_dir: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: cannot be read ({error})"]) from error
     if not stored or not isinstance(stored, dict) or not all(isinstance(section, dict) for section in stored.values()):
         raise ConfigError([f"{path}: holds no sections of settings; it is not the file that a run wrote"])
-    return stored
+    given = {name: {key: value for key, value in section.items() if value != ""} for name, section in stored.items()}
+    return given | ({"balance": _without_idle(given["balance"])} if "balance" in given else {})
+
+
+def _without_idle(balance: dict[str, Any]) -> dict[str, Any]:
+    """The `balance` section less what its rule never read: older versions stored SMEBU's settings for every rule."""
+    rule = kinds_of(BalanceConfig).get(balance.get("kind", ""))
+    idle = ONCE_OF_EVERY_RULE - {field.name for field in fields(rule)} if rule else set()
+    return {key: value for key, value in balance.items() if key not in idle}
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +72,4 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dump(section: Any, hint: Any) -> dict[str, Any]:
-    return kind_of(section, hint) | (
-        {} if section is None else adapter(type(section)).dump_python(section, mode="json")
-    )
+    return kind_of(section, hint) | ({} if section is None else dump(section))

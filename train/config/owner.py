@@ -107,7 +107,14 @@ def _may_live(content: bytes) -> bool:
 def _describe(content: bytes) -> str:
     try:
         owner = json.loads(content)
-        minutes = (time.time() - owner["since"]) / 60
-        return f"process {owner['process']} on {owner['host']} trains there since {minutes:.1f} minutes"
+        age = readable(time.time() - owner["since"])
+        return f"process {owner['process']} on {owner['host']} has been training there for {age}"
     except (ValueError, KeyError, TypeError):  # it has the lock and is about to write
         return "another job has just begun to train there"
+
+
+def readable(seconds: float) -> str:
+    """A duration in the largest unit of which it has two: 90 s, 90 min, 47 h, 3 days."""
+    units = {"days": 86_400, "h": 3_600, "min": 60}
+    unit, size = next(((unit, size) for unit, size in units.items() if seconds >= 2 * size), ("s", 1))
+    return f"{max(seconds, 0) / size:.0f} {unit}"

@@ -12,7 +12,7 @@ from torchtitan.tools.profiler import Profiler
 
 from data_pipelines.corpora.kinds import DataConfig
 from train.afmoe.config import ModelConfig
-from train.balance.config import BalanceConfig
+from train.balance.rules.kinds import BalanceConfig
 from train.cluster.config import AnyCluster
 from train.config.recompute import RecomputeConfig
 from train.engine.mesh import world_size
@@ -38,8 +38,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for setting, text in (("name", self.name), ("dir", self.dir)):
-            if not text.strip():
-                raise ValueError(f"{setting} must not be empty, got {text!r}; was a variable of the shell not set?")
             if text.startswith("~"):
                 raise ValueError(
                     f"{setting} must not begin with ~ (the shell left it as it is), got {text!r}; write $HOME"

@@ -1,6 +1,7 @@
 """The run directory: what a run is, on disk. Starting again on it resumes; another meaning is refused.
 
-It binds from the first step on: until then nothing is lost, and a start that failed can be corrected.
+It binds from the first step on: until then nothing is lost, and a start that failed can be corrected. Its config.yaml
+says that it is one: in a folder without, what a start would write over is somebody's.
 """
 
 from __future__ import annotations
@@ -15,32 +16,71 @@ from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import write_whole
 from data_pipelines.base.rank import is_rank_0
 from train.checkpoint.commits import committed_steps
+from train.checkpoint.rewind import needs_rewind
 from train.config.binding import is_bound
 from train.config.full import completed, read_stored
 from train.config.run import Run
-from train.metrics.jsonl import read_rows
+from train.metrics.jsonl import CUT, FILE_NAME, read_rows
+
+WRITTEN = ("plan.json", "tokenizer", FILE_NAME, CUT, "loads.png", "report.png", "wandb_id", "*/step-*", "rewound-*")
+"""What a run writes over, or goes on from, in its folder. Patterns of paths; logs are only added to."""
 
 
 def open_run_dir(run: Run) -> None:
     """Makes the folder, or checks that what is there is this run. Raises ConfigError; changes nothing then."""
     check_run_dir(run)
-    stored = run.run_dir / "config.yaml"
     try:
         run.run_dir.mkdir(parents=True, exist_ok=True)
-        if not os.access(run.run_dir, os.W_OK):
-            raise PermissionError(f"no permission to write to {run.run_dir}")
         if is_rank_0():  # which alone knows whether another job trains here
-            write_whole(stored, OmegaConf.to_yaml(OmegaConf.create(run.settings)))
+            write_whole(run.run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(run.settings)))
     except OSError as error:
-        raise ConfigError([f"run.dir={run.run_dir}: cannot be written ({error}); choose another folder"]) from error
+        raise _not_writable(run.run_dir, error) from error
 
 
 def check_run_dir(run: Run) -> None:
-    """Raises ConfigError where the folder holds another run, or this one would lose steps in it. Changes nothing."""
-    if (run.run_dir / "config.yaml").is_file() and _has_results(run.run_dir):
-        settings = stored_settings(run.run_dir)
+    """Raises ConfigError where the run cannot start in its folder, because of what is there; changes nothing."""
+    try:
+        _check_writable(run.run_dir)
+    except OSError as error:
+        raise _not_writable(run.run_dir, error) from error
+    checkpoint = run.settings["checkpoint"]
+    settings = _settings_of_the_run_in(run.run_dir)
+    if settings and has_results(run.run_dir):
         _check_same_run(settings, run.settings, run.run_dir)
-        _check_nothing_is_lost(settings["checkpoint"], run.settings["checkpoint"], run.run_dir)
+        _check_nothing_is_lost(settings["checkpoint"], checkpoint, run.run_dir)
+    if checkpoint["load_step"] != -1:
+        needs_rewind(run.run_dir, run.run_dir / checkpoint["folder"], checkpoint["load_step"])
+
+
+def _settings_of_the_run_in(run_dir: Path) -> dict[str, Any] | None:
+    """Its full settings, or None where no run has begun. Raises ConfigError for a folder that is not a run's."""
+    if (run_dir / "config.yaml").exists():
+        try:
+            return stored_settings(run_dir)
+        except ConfigError as error:
+            remedy = "the file is not written over: restore it, move it away, or choose another run.dir"
+            raise ConfigError([f"{problem}; {remedy}" for problem in error.problems]) from error
+    if there := sorted({path.relative_to(run_dir).parts[0] for name in WRITTEN for path in run_dir.glob(name)}):
+        raise ConfigError(
+            [
+                f"run.dir={run_dir}: has {', '.join(there)}, but no config.yaml of the run that they are of; restore "
+                "it, or choose another run.dir"
+            ]
+        )
+    return None
+
+
+def _check_writable(run_dir: Path) -> None:
+    """Raises OSError where `run_dir`, or the nearest of the folders above it that exists, takes no files."""
+    nearest = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write to {nearest}")
+
+
+def _not_writable(run_dir: Path, error: OSError) -> ConfigError:
+    return ConfigError([f"run.dir={run_dir}: cannot be written ({error}); choose another folder"])
 
 
 def stored_settings(run_dir: Path) -> dict[str, Any]:
@@ -56,14 +96,14 @@ def stored_settings(run_dir: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: {problem}; this version cannot read it" for problem in error.problems]) from error
 
 
-def _has_results(run_dir: Path) -> bool:
+def has_results(run_dir: Path) -> bool:
     """A finished step, or a checkpoint where somebody has taken the rows away."""
     rows = run_dir / "metrics.jsonl"
     return (rows.is_file() and rows.stat().st_size > 0) or any(run_dir.glob("*/step-*"))
 
 
 def _check_nothing_is_lost(stored: Any, checkpoint: Any, run_dir: Path) -> None:
-    """Rows of steps after the one resumed from are cut: no more of them than a kill between two checkpoints costs."""
+    """A run goes on from its last checkpoint, or, before there should be one, from the beginning; never by mistake."""
     before = committed_steps(run_dir / stored["folder"])
     found = committed_steps(run_dir / checkpoint["folder"]) if checkpoint["enable"] else []
     setting = f"checkpoint.folder={checkpoint['folder']}" if checkpoint["enable"] else "checkpoint.enable=false"
@@ -79,7 +119,7 @@ def _check_nothing_is_lost(stored: Any, checkpoint: Any, run_dir: Path) -> None:
         raise ConfigError(
             [
                 f"{setting}: the run in {run_dir} has rows up to step {last_row} and no checkpoint: it would begin "
-                "anew and lose them; choose another run.dir, or move its metrics.jsonl away"
+                "anew; restore its checkpoints, choose another run.dir, or move its metrics.jsonl away"
             ]
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.base.compose import compose
 
@@ -23,3 +23,8 @@ def checked_run(overrides: list[str]) -> Run:
         if was_enabled:
             gc.enable()
     return check(settings)
+
+
+def checked_settings(overrides: list[str]) -> dict[str, Any]:
+    """Every setting of that run, defaults included. Raises ConfigError as `checked_run` does."""
+    return checked_run(overrides).settings

@@ -1,26 +1,33 @@
-"""A sweep: one run for each combination of values, `-m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu`.
+"""The runs of a sweep (data_pipelines/base/sweep.py), `-m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu`.
 
-All configurations are checked before the first run starts. The runs go one after the other, each in its own folder; one
-that fails does not stop the others.
+All configurations and run directories are checked before the first run starts. The runs go one after the other, each in
+its own folder; one that fails does not stop the others.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 
 from data_pipelines.base.command import quoted
 from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.overrides import Assignment, in_shell, sweep
+from data_pipelines.base.overrides import in_shell
 from data_pipelines.base.signals import SIGNALS
+from data_pipelines.base.sweep import Combination, check_each, combinations, short_names
+from train.config.owner import refuse_owned
 from train.config.run import Run
+from train.config.rundir import check_run_dir
 from train.config.start import checked_run
 from train.metrics.jsonl import require_rows
 
 NAMING = ("run.name", "run.dir")
 """Settings that give each run its place already when they have several values."""
+VALUE_CHARS = 40
+"""Of a value in the name of a run; the names of folders end at 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,22 @@ class Job:
 
 
 def open_jobs(overrides: list[str]) -> list[Job]:
-    """Every run of the sweep, checked. Raises ConfigError with all problems; makes nothing."""
-    jobs: list[Job] = []
-    problems: list[str] = []
-    for assignment, of_job in sweep(overrides):
-        try:
-            jobs.append(_open_job(assignment, of_job))
-        except ConfigError as error:
-            problems += error.problems
-    problems += _shared_folders(jobs)
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))  # what is wrong with all of them is said once
+    """Every run of the sweep, checked with its run directory. Raises ConfigError with all problems; makes nothing."""
+    sweep = combinations(overrides)
+    suffixes = _suffixes(sweep)
+    jobs = check_each(sweep, lambda one: _open_job(one, suffixes[one.label]))
+    if shared := _shared_folders(jobs):
+        raise ConfigError(shared)
     return jobs
 
 
 def run_jobs(jobs: Sequence[Job], start: Callable[[Job], int]) -> int:
     """Runs them one after the other and prints what became of each. Returns the first exit code that is not 0.
 
-    start: trains a job and returns its exit code. A job that was stopped by a signal ends the sweep.
+    start: trains a job and returns its exit code. A job that was stopped by a signal ends the sweep. Raises ConfigError
+    where another job trains in one of the run directories, before the first is started.
     """
+    _refuse_owned(jobs)
     exit_codes: list[int] = []
     for number, job in enumerate(jobs, start=1):
         print(f"\n== run {number} of {len(jobs)}: {job.label}, in {job.run.run_dir}", flush=True)
@@ -63,48 +67,52 @@ def run_jobs(jobs: Sequence[Job], start: Callable[[Job], int]) -> int:
     return next(filter(None, exit_codes), 0)
 
 
-def _open_job(assignment: Assignment, overrides: list[str]) -> Job:
-    short = _short_names(assignment)
-    label = " ".join(f"{short[key]}={value}" for key, value in assignment.items())
-    if suffix := "".join(_suffix(short[key], value) for key, value in assignment.items() if key not in NAMING):
+def _open_job(one: Combination, suffix: str) -> Job:
+    overrides = one.overrides
+    if suffix:
         overrides = [*overrides, f"run.name={quoted(compose(overrides)['run']['name'] + suffix)}"]
-    try:
-        return Job(label or "the only one", overrides, checked_run(overrides))
-    except ConfigError as error:
-        raise ConfigError(error.problems if not label else [_of_job(label, one) for one in error.problems]) from error
+    run = checked_run(overrides)
+    check_run_dir(run)
+    return Job(one.label, overrides, run)
 
 
-def _of_job(label: str, problem: str) -> str:
-    """A problem of one value is said with it; one that names no setting of the sweep is the same for all."""
-    keys = [part.partition("=")[0] for part in label.split()]
-    return f"{problem} (in the run {label})" if any(key in problem for key in keys) else problem
+def _refuse_owned(jobs: Sequence[Job]) -> None:
+    problems: list[str] = []
+    for job in jobs:
+        try:
+            refuse_owned(job.run.run_dir)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
 
 
-def _short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The end of each key that no other has: lr, or muon.lr beside adamw.lr."""
-    keys = list(keys)
-    short: dict[str, str] = {}
-    for key in keys:
-        parts = key.split(".")
-        ends = [".".join(parts[place:]) for place in reversed(range(len(parts)))]
-        others = [f".{other}" for other in keys if other != key]
-        short[key] = next((end for end in ends if not any(other.endswith(f".{end}") for other in others)), key)
-    return short
+def _suffixes(sweep: Sequence[Combination]) -> dict[str, str]:
+    """Label -> what is added to run.name. Values that differ in signs only, a/b and a_b, are numbered."""
+    suffixes: dict[str, str] = {}
+    for one in sweep:
+        short = short_names(one.values)
+        suffix = "".join(f"-{short[key]}-{_as_name(value)}" for key, value in one.values.items() if key not in NAMING)
+        numbered = (f"{suffix}-{number}" for number in count(2))
+        taken = set(suffixes.values())
+        suffixes[one.label] = next(end for end in chain([suffix], numbered) if end not in taken) if suffix else ""
+    return suffixes
 
 
-def _suffix(name: str, value: str) -> str:
+def _as_name(value: str) -> str:
     """As a part of a folder's name, without what a shell or Hydra would read as a sign."""
-    text = re.sub(r"[^\w.+-]+", "_", value).strip("_")
-    return f"-{name}-{text}"
+    return re.sub(r"[^\w.+-]+", "_", value).strip("_")[:VALUE_CHARS] or "empty"
 
 
 def _shared_folders(jobs: list[Job]) -> list[str]:
-    folders = [job.run.run.dir for job in jobs]
+    """However their paths are written."""
+    folders = {job.run.run_dir.resolve(): job.run.run.dir for job in jobs}
+    times = Counter(job.run.run_dir.resolve() for job in jobs)
     return [
-        f"run.dir={folder}: {folders.count(folder)} runs of the sweep would share it; leave run.dir out, or write "
-        + in_shell("run.dir", f"{folder}/${{run.name}}")
-        for folder in dict.fromkeys(folders)
-        if folders.count(folder) > 1
+        f"run.dir={written}: {times[folder]} runs of the sweep would share it; leave run.dir out, or write "
+        + in_shell("run.dir", f"{written}/${{run.name}}")
+        for folder, written in folders.items()
+        if times[folder] > 1
     ]
 
 

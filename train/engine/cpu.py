@@ -1,11 +1,10 @@
 """The one file that adapts torchtitan to a machine without an accelerator.
 
 What is adapted, and why, found by running (torchtitan 0.3.0, torch 2.13.0):
-- the engine's device is `cuda` where no accelerator is found; and many modules copy it when they are imported;
+- the engine's device is `cuda` where no accelerator is found, and many modules copy it when they are imported;
 - its memory monitor asks the device module for five functions that `torch.cpu` lacks;
 - `set_pg_timeouts` names a device in a barrier, which gloo refuses, and calls what torch 2.13 has under another name;
 - FSDP scales inside its reduction by an operation that gloo lacks, unless told to sum;
-- the router's float32 autocast does nothing on a CPU but warn (our gate is float32 by itself, see train/afmoe/moe.py);
 - peak FLOP/s are guessed to be an A100's; NaN makes MFU null instead of a fiction.
 """
 
@@ -27,7 +26,6 @@ from torchtitan.distributed import utils as dist_utils
 from torchtitan.tools import utils
 
 NOISE = (
-    "In CPU autocast, but the target dtype is not supported",
     "DTensor random operators may not have complete support",  # no DTensor is drawn from: see train/afmoe/init.py
     r"DTensor manual_seed\(\) may not have complete support",
 )
@@ -35,7 +33,7 @@ NOISE = (
 
 
 class CpuModule(types.ModuleType):
-    """`torch.cpu` with what torchtitan's DeviceMemoryMonitor expects besides: the process as the device's memory."""
+    """`torch.cpu` and what else torchtitan's DeviceMemoryMonitor expects, with the process as the device's memory."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
@@ -59,10 +57,10 @@ class CpuModule(types.ModuleType):
 
 @cache
 def adapt_engine() -> None:
-    """Before a mesh, a trainer or a blueprint is made; a second call, or a machine with an accelerator, needs nothing.
+    """To be called before a mesh, a trainer or a blueprint is made; does nothing with an accelerator, or a second time.
 
-    It does not matter what of torchtitan is imported already: modules that copied the device get the new one, and the
-    functions are looked up where they are called.
+    It does not matter which parts of torchtitan are imported already: modules that copied the device get the new one,
+    and the functions are looked up where they are called.
     """
     if torch.accelerator.is_available():
         return

@@ -46,9 +46,8 @@ class HeldOut:
 def share(windows: Batch, *, num_ranks: int, rank: int, at_most: int) -> Iterator[Batch]:
     """This rank's part of `windows`, in microbatches of `at_most` rows.
 
-    Every rank gets as many of them: sharded forward passes are collective.
-
-    Where windows run out, repeats fill up, without labels, so that they do not count.
+    Every rank gets the same number of microbatches, since sharded forward passes are collective. Where windows run out,
+    repeats of the last one fill up, without labels, so that they do not count.
     """
     inputs, labels = windows
     total = len(labels)

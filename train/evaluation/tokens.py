@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
+
+DAMAGED = (ValueError, TypeError, ArithmeticError, SyntaxError, TokenError, RecursionError, MemoryError)
+"""What numpy raises for a header, which is a Python expression."""
 
 
 def read_sequences(path: Path, *, seq_len: int, vocab_size: int) -> list[np.ndarray]:
     """Sequences of int64 ids, each of at least two. Raises ValueError or OSError where there are none."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no file; name one that numpy.save wrote")  # a pipe would be waited for
     try:
         _check_size(path)
         with path.open("rb") as file:  # np.load would take archives too, and a text file for a pickle
             ids = np.lib.format.read_array(file)
-    except ValueError as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: not an array as numpy.save writes it ({error})") from error
-    if ids.ndim not in (1, 2) or not np.issubdtype(ids.dtype, np.integer) or not ids.size or ids.shape[-1] < 2:
+    if ids.ndim not in (1, 2) or ids.dtype.kind not in "iu" or not ids.size or ids.shape[-1] < 2:
         raise ValueError(
             f"{path}: expected whole numbers, [tokens >= 2] or [rows, tokens >= 2], got {ids.dtype} {ids.shape}"
         )

@@ -11,6 +11,7 @@ model that differs there is refused: the file would load and be wrong. tests/tra
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ _ENCODINGS: dict[Dtype, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "bfloat16": (LlamaFileType.MOSTLY_BF16, GGMLQuantizationType.BF16),
     "q8_0": (LlamaFileType.MOSTLY_Q8_0, GGMLQuantizationType.Q8_0),
 }
+MARK = "trinity.export.file_bytes"
+"""Key of our files alone, the second in each: how long the file is. What another program has made of one (quantised it,
+edited its keys) may have kept the key, but is of another length."""
+_MARK_ENTRY = struct.pack(f"<Q{len(MARK)}sI", len(MARK), MARK.encode(), gguf.GGUFValueType.UINT64)
+"""As it lies in a file; the value follows, 8 bytes."""
+_MARK_WITHIN = 256
+"""Bytes from the start of a file that hold it."""
 _GLOBAL_EVERY = 4  # llama.cpp: period of the sliding window (a key, in new versions) and of RoPE (none)
 
 _OUTER = {
@@ -101,19 +109,21 @@ class _Target:
 
 
 def write_gguf(
-    path: Path, model: ModelConfig, reader: Reader, tokenizer_dir: Path, *, dtype: Dtype, seq_len: int
+    path: Path, model: ModelConfig, reader: Reader, tokenizer_dir: Path, *, dtype: Dtype, max_positions: int
 ) -> None:
     """Write `path`, whole or not at all: it is written beside its place and renamed.
 
-    dtype: of the matrices; see `encoding` for what stays float32. seq_len: the context length that the file states.
+    dtype: of the matrices; see `encoding` for what stays float32. max_positions: the context length that it states.
     Raises ConfigError for a model or tokenizer that llama.cpp would run otherwise than we do, and for a `path` that is
-    something else; ValueError where `tokenizer_dir` has no tokenizer; OSError where `path` cannot be written.
+    anything but a file which this function wrote; ValueError where `tokenizer_dir` has no tokenizer; OSError where
+    `path` cannot be written.
     """
     _check(path, model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.AFMOE])
-        _add_keys(writer, model, dtype=dtype, seq_len=seq_len)
+        writer.add_uint64(MARK, 0)
+        _add_keys(writer, model, dtype=dtype, max_positions=max_positions)
         add_tokenizer(writer, tokenizer_dir, vocab_size=model.vocab_size)
         targets = [_target(source, tuple(shape), dtype) for source, shape in reader.shapes.items()]
         for target in targets:
@@ -122,6 +132,8 @@ def write_gguf(
             )
         with closing(writer):
             _write(writer, reader, targets)
+        _write_mark(partial)
+        _check(path, model)  # again: it took a while
 
 
 def encoding(name: str, shape: tuple[int, ...], dtype: Dtype) -> GGMLQuantizationType:
@@ -146,15 +158,34 @@ def _check(path: Path, model: ModelConfig) -> None:
         )
     if path.is_dir():
         problems.append(f"{path} is a folder; --format gguf makes a file, such as {path / 'model.gguf'}")
-    elif path.exists() and not _is_gguf(path):
-        problems.append(f"{path} exists and is no GGUF file; choose another name")
+    elif path.exists() and not is_ours(path):
+        problems.append(
+            f"{path} exists and is not as an export of this program wrote it; choose another name, or remove it"
+        )
     if problems:
         raise ConfigError(problems)
 
 
-def _is_gguf(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether `write_gguf` wrote the file, and nobody has made another of it since."""
     with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+        head = file.read(_MARK_WITHIN)
+    place = _mark_place(head)
+    return place > 0 and int.from_bytes(head[place : place + 8], "little") == path.stat().st_size
+
+
+def _write_mark(path: Path) -> None:
+    with path.open("r+b") as file:
+        place = _mark_place(file.read(_MARK_WITHIN))
+        assert place > 0, path
+        file.seek(place)
+        file.write(path.stat().st_size.to_bytes(8, "little"))
+
+
+def _mark_place(head: bytes) -> int:
+    """Where the value of MARK lies in the first bytes of a file, or -1."""
+    place = head.find(_MARK_ENTRY)
+    return place + len(_MARK_ENTRY) if head.startswith(b"GGUF") and place > 0 else -1
 
 
 def _target(source: str, shape: tuple[int, ...], dtype: Dtype) -> _Target:
@@ -171,13 +202,13 @@ def _name(source: str) -> str:
     return f"{gguf.TENSOR_NAMES[kind].format(bid=layer_id)}.{suffix}"
 
 
-def _add_keys(writer: gguf.GGUFWriter, model: ModelConfig, *, dtype: Dtype, seq_len: int) -> None:
+def _add_keys(writer: gguf.GGUFWriter, model: ModelConfig, *, dtype: Dtype, max_positions: int) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(model.name)
     writer.add_file_type(_ENCODINGS[dtype][0])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(model.vocab_size)
-    writer.add_context_length(seq_len)
+    writer.add_context_length(max_positions)
     writer.add_embedding_length(model.dim)
     writer.add_block_count(model.num_layers)
     writer.add_layer_norm_rms_eps(model.norm_eps)

@@ -30,6 +30,7 @@ from train.afmoe.config import ModelConfig
 from train.blueprint.shapes import shape_problems
 from train.formats.hf_names import Piece, model_config, pieces
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F32", "BF16", "F16")
 """Names, in safetensors, of the dtypes that become float32 without loss."""
@@ -130,7 +131,10 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that the index names, or the only one there is. Raises ConfigError where one is missing."""
     index = folder / INDEX
     if index.is_file():
-        files = sorted(folder / file for file in set(read_json(index).get("weight_map", {}).values()))
+        names = read_json(index).get("weight_map")
+        if not names or not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ConfigError([f"{index}: weight_map names no files of tensors; download it again"])
+        files = sorted(folder / name for name in set(names.values()))
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise ConfigError([f"{index} names {name}, which is not there; download it" for name in missing])
@@ -142,7 +146,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def published_model(folder: Path) -> ModelConfig:
     """The architecture of a published folder. Raises ConfigError, naming the key, for one that this model is not."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     config = read_json(path)
     try:
         return model_config(config)
@@ -151,8 +155,13 @@ def published_model(folder: Path) -> ModelConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises ConfigError for a file that is missing or damaged."""
+    """An object. Raises ConfigError for a file that is missing or damaged."""
+    if not path.parent.is_dir():
+        raise ConfigError([f"{path.parent} is no folder; name one with {path.name}"])
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([f"{path}: cannot be read ({error}); download it again"]) from error
+    if not isinstance(content, dict):
+        raise ConfigError([f"{path}: holds no JSON object; download it again"])
+    return content

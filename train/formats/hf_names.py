@@ -7,8 +7,8 @@ config keys: the published Trinity checkpoints; torchtitan's w1, w2, w3 are thei
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_type_hints
 
 from data_pipelines.base.errors import ConfigError
 from train.afmoe.config import ModelConfig
@@ -72,6 +72,10 @@ _SAME = {
     "rope_theta": "rope_theta",
 }
 """Key of config.json -> field of ModelConfig with the same value."""
+_FIELDS = {**_SAME, "max_position_embeddings": "max_seq_len"}
+"""The same, with what is the weights' and not the model's."""
+_TYPES = get_type_hints(ModelConfig)
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 _DEFAULTS = {
     "rms_norm_eps": 1e-5,
@@ -79,6 +83,7 @@ _DEFAULTS = {
     "global_attn_every_n_layers": 4,
     "sliding_window": 1024,
     "mup_enabled": False,
+    "max_position_embeddings": 16_384,
 }
 """Key of config.json -> what transformers' AfmoeConfig takes where it is left out (theta of RoPE: `_flat_rope`). Sizes
 are not among them: a config without one is damaged."""
@@ -144,10 +149,13 @@ def is_published(name: str) -> bool:
     return name in _OUTER or (match is not None and match[2] in _LAYER | _STACK)
 
 
-def hf_config(model: ModelConfig, *, seq_len: int, speed: float, token_ids: dict[str, int | None], dtype: str) -> dict:
+def hf_config(
+    model: ModelConfig, *, max_positions: int, speed: float, token_ids: Mapping[str, int | None], dtype: str
+) -> dict[str, Any]:
     """config.json of `model`, with every key that a consumer of published Trinity checkpoints reads.
 
-    speed: bias change per step of the balancing rule, `load_balance_coeff` there; token_ids: bos, eos and pad id.
+    max_positions: longest sequence that the weights are meant for; speed: bias change per step of the balancing rule,
+    `load_balance_coeff` there; token_ids: bos, eos and pad id.
     Consumers: transformers' and vLLM's read `rope_parameters`, SGLang's and older transformers `rope_theta` and
     `rope_scaling`; vLLM's needs `score_func`, `route_norm`, `n_group` and `topk_group`, which transformers ignores.
     """
@@ -158,7 +166,7 @@ def hf_config(model: ModelConfig, *, seq_len: int, speed: float, token_ids: dict
         **{theirs: getattr(model, ours) for theirs, ours in _SAME.items()},
         "layer_types": layer_types(model),
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "max_position_embeddings": seq_len,
+        "max_position_embeddings": max_positions,
         "load_balance_coeff": speed,
         "initializer_range": 0.02,
         "use_cache": True,
@@ -174,9 +182,12 @@ def layer_types(model: ModelConfig) -> list[str]:
 
 
 def model_config(config: dict[str, Any]) -> ModelConfig:
-    """The architecture that a config.json describes. Raises ConfigError with every key that this model cannot have."""
+    """The architecture that a config.json describes; its max_seq_len is what the weights were made for.
+
+    Raises ConfigError with every key that this model cannot have.
+    """
     # transformers' own configs have no route_norm: it always is
-    config = {**_DEFAULTS, "route_norm": True, **_flat_rope(config)}
+    config = {**_DEFAULTS, "route_norm": True, **_period(config), **_flat_rope(config)}
     if config.get("model_type") != _FIXED["model_type"]:
         got = config.get("model_type")
         raise ConfigError([f"model_type={got!r}: another architecture, expected {_FIXED['model_type']!r}"])
@@ -185,29 +196,65 @@ def model_config(config: dict[str, Any]) -> ModelConfig:
         for key, value in _FIXED.items()
         if config.get(key, value) != value
     ]
-    problems += [f"{key}: is missing" for key in _SAME if config.get(key) is None]
+    problems += [problem for key in _FIELDS if (problem := _type_problem(key, config.get(key)))]
     if problems:
         raise ConfigError(problems)
-    numbers = {ours: config[theirs] for theirs, ours in _SAME.items()}
     try:
-        model = ModelConfig(name="imported", max_seq_len=config.get("max_position_embeddings", 131_072), **numbers)
-    except (ValueError, TypeError) as error:
-        raise ConfigError([str(error)]) from error
-    if (config.get("layer_types") or layer_types(model)) != layer_types(model):
+        model = ModelConfig(name="imported", **{ours: config[theirs] for theirs, ours in _FIELDS.items()})
+    except ValueError as error:
+        raise ConfigError([_in_their_words(str(error))]) from error
+    if (got := config.get("layer_types") or layer_types(model)) != layer_types(model):
+        full = [i + 1 for i, kind in enumerate(got) if kind == "full_attention"]
         raise ConfigError(
             [
-                f"layer_types: not supported, expected full_attention in every {model.global_every}th layer "
-                "(global_attn_every_n_layers) and sliding_attention in the others"
+                f"layer_types: not supported; expected {model.num_layers} layers, full_attention in each whose number "
+                f"is a multiple of global_attn_every_n_layers={model.global_every}, sliding_attention in the others; "
+                f"got {len(got)}, of {', '.join(sorted(set(map(str, got))))}, with full_attention in {full}"
             ]
         )
     return model
 
 
+def _type_problem(key: str, value: Any) -> str | None:
+    """JSON has one kind of number, and words that are true: 64.0, "64" and "false" would each be taken for a value."""
+    if value is None:
+        return f"{key}: is missing"
+    kind = _TYPES[_FIELDS[key]]
+    is_right = type(value) is kind or (kind is float and type(value) is int)
+    return None if is_right else f"{key}={value!r}: expected {_WORDS[kind]}"
+
+
+def _in_their_words(problem: str) -> str:
+    """What ModelConfig says of its fields, of the keys of config.json."""
+    theirs = {ours: key for key, ours in _FIELDS.items()}
+    return re.sub(r"\w+", lambda word: theirs.get(word[0], word[0]), problem)
+
+
+def _period(config: dict[str, Any]) -> dict[str, int]:
+    """global_attn_every_n_layers, from the beginning of `layer_types`, which transformers goes by if it is given; the
+    rest of them is checked afterwards. Beyond the last layer where none is global."""
+    kinds = config.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise ConfigError([f"layer_types={kinds!r}: expected a list of words"])
+    if not kinds:
+        return {}
+    is_any_global = "full_attention" in kinds
+    return {"global_attn_every_n_layers": 1 + (kinds.index("full_attention") if is_any_global else len(kinds))}
+
+
 def _flat_rope(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with the keys of older transformers, `rope_theta` and `rope_scaling`, wherever it keeps the values."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    scaling = None if rope.get("rope_type", rope.get("type", "default")) == "default" else rope
+    found = [rope for rope in (config.get("rope_parameters"), config.get("rope_scaling")) if rope]
+    rope = found[0] if found and isinstance(found[0], dict) else {}
+    scaling = next((rope for rope in found if not _is_plain(rope)), None)
     return {**config, "rope_theta": rope.get("rope_theta", config.get("rope_theta", 10_000.0)), "rope_scaling": scaling}
+
+
+def _is_plain(rope: Any) -> bool:
+    """Whether positions are turned as they are: not scaled, and not by other rules in each kind of layer."""
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        return False
+    return rope.get("rope_type", rope.get("type", "default")) == "default"
 
 
 def contradictions(theirs: ModelConfig, ours: ModelConfig) -> list[str]:

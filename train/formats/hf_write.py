@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -23,7 +24,8 @@ BLOCK_BYTES = 16 * 2**20
 
 INDEX = "model.safetensors.index.json"
 WRITER = "trinity-pretrain"
-"""In the metadata of an index, where consumers read the total size only: it tells our exports from others' models."""
+"""In the metadata of an index, where consumers read the total size only: it tells our exports from others' models.
+Beside it, `files` says what else the export wrote."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -43,15 +45,44 @@ def write_weights(
     with tqdm(desc="export", total=index["metadata"]["total_size"], unit="B", unit_scale=True) as bar:
         for file, shard in shards.items():
             write_shard(folder / file, shard, read=partial(_read_parts, reader), progress=bar.update)
-    return index | {"metadata": index["metadata"] | {"writer": WRITER}}
+    return index
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """The last file of an export: it names the others, so that what is added or changed later can be told from them."""
+    mark = {"writer": WRITER, "files": {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}}
+    (folder / INDEX).write_text(json_text(index | {"metadata": index["metadata"] | mark}), encoding="utf-8")
 
 
 def is_export(folder: Path) -> bool:
-    """Whether `write_weights` wrote what is in a folder: nothing else may be replaced."""
+    """Whether `write_index` has marked a folder as an export of ours."""
+    return _written_files(folder) is not None
+
+
+def strangers(folder: Path) -> list[str]:
+    """Names, in an export of ours, of what was added or changed since."""
+    written = _written_files(folder) or {}
+    return [
+        entry.name + "/" * entry.is_dir()
+        for entry in sorted(folder.iterdir())
+        if entry.name != INDEX and (entry.name not in written or written[entry.name] != _fingerprint(entry))
+    ]
+
+
+def _written_files(folder: Path) -> dict[str, str] | None:
+    """File -> fingerprint, of an export of ours, the index not among them."""
     try:
-        return json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["writer"] == WRITER
+        metadata = json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]
+        return dict(metadata["files"]) if metadata["writer"] == WRITER else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
+
+
+def _fingerprint(file: Path) -> str:
+    """Its sha256; of weights the size, since they may take minutes to read."""
+    if file.suffix == ".safetensors":
+        return f"{file.stat().st_size} bytes"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _entries(shapes: Mapping[str, Sequence[int]], *, dtype: str) -> Iterator[Entry]:
@@ -94,5 +125,5 @@ def _token_id(vocabulary: Any, token: Any) -> int | None:
     return None if text is None else vocabulary.token_to_id(text)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def json_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

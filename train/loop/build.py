@@ -1,29 +1,38 @@
-"""A checked Run -> torchtitan's Trainer.Config: data prepared, plan made, every component given its own section."""
+"""A checked Run -> torchtitan's Trainer.Config: data prepared, plan made, every component given its own section.
+
+A Config only holds settings; torchtitan's Trainer calls `.build()` of each when it is built itself (train/engine).
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 from torchtitan.config import CommConfig
 
-from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
 from data_pipelines.batches.record import record_data
 from data_pipelines.corpora.preparation import prepare
+from data_pipelines.plan.plan import Plan
+from data_pipelines.shards.prepared import Prepared
+from data_pipelines.shards.reader import open_held_out
 from train.afmoe.spec import model_spec
 from train.checkpoint.commits import committed_steps
-from train.checkpoint.initial import check_initial
 from train.checkpoint.manager import Checkpoints
-from train.checkpoint.tokenizer import keep_tokenizer
+from train.checkpoint.tokenizer import HASH, keep_tokenizer, tokenizer_hash
 from train.config.run import Run
-from train.loop.data import build_plan, check_tokenizer, held_out
+from train.formats.hf_folder import CONFIG
+from train.formats.hf_names import hf_config
+from train.formats.hf_write import json_text, token_ids_of
+from train.loop.data import build_plan, check_same_text, check_tokenizer, held_out
+from train.loop.origin import check_origin, compare_tokenizers, max_positions
 from train.loop.rates import TimelineSchedule
 from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss
-from train.metrics.wandb_files import run_id
+from train.metrics.wandb_files import ID_FILE, run_id
 from train.optim.groups import optimizers_config
 from train.process.stop import StopWish
 
@@ -33,16 +42,19 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
 
     Raises ConfigError, ValueError or OSError where settings and data do not go together.
     """
-    _check_initial(run)
+    check_origin(run)
     prepared = prepare(run.data)
     check_tokenizer(prepared, run.model)
+    if (note := compare_tokenizers(run, Path(prepared.tokenizer_dir))) and is_rank_0():
+        print(f"train: {note}", flush=True)
     plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
-    if is_rank_0():
-        record_data(run.run_dir, plan, prepared, run.timeline.ramp)
+    held_out_hashes = {name: source.manifest.fingerprint for name, source in open_held_out(prepared).items()}
+    check_same_text(run.run_dir, plan, held_out_hashes)
     return Trainer.Config(
         run=run,
         wish=wish,
         held_out=held_out(run, prepared),
+        on_first_step=partial(_keep_data, run, plan, prepared, held_out_hashes),
         dump_folder=str(run.run_dir),
         hf_assets_path=prepared.tokenizer_dir,
         model_spec=model_spec(run.model, seq_len=run.training.seq_len),
@@ -57,7 +69,7 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
         ),
         # global_batch_size -1: the timeline has the batch of each step
         training=replace(run.training, steps=run.last_step, global_batch_size=-1),
-        checkpoint=_checkpoints(run, tokenizer_hash=keep_tokenizer(run.run_dir, Path(prepared.tokenizer_dir))),
+        checkpoint=_checkpoints(run, prepared),
         parallelism=run.parallelism,
         activation_checkpoint=run.activation_checkpoint,
         compile=run.compile,
@@ -79,7 +91,17 @@ def _comm(run: Run) -> CommConfig:
     )
 
 
-def _checkpoints(run: Run, *, tokenizer_hash: str) -> Checkpoints.Config:
+def _keep_data(run: Run, plan: Plan, prepared: Prepared, held_out_hashes: dict[str, str]) -> None:
+    """What the run directory keeps of its data: not before they have been found to be those of its checkpoint."""
+    if not is_rank_0():
+        return
+    record_data(run.run_dir, plan, prepared, run.timeline.ramp, held_out=held_out_hashes)
+    note = keep_tokenizer(run.run_dir, run.checkpoint_dir, Path(prepared.tokenizer_dir))
+    if note:
+        print(f"train: {note}", flush=True)
+
+
+def _checkpoints(run: Run, prepared: Prepared) -> Checkpoints.Config:
     settings = {setting.name: getattr(run.checkpoint, setting.name) for setting in fields(run.checkpoint)}
     settings["load_step"] = -1  # the last there is: what came after it was set aside (train/checkpoint/rewind.py)
     if run.checkpoint.initial_load_path:
@@ -87,10 +109,24 @@ def _checkpoints(run: Run, *, tokenizer_hash: str) -> Checkpoints.Config:
     return Checkpoints.Config(
         **settings,
         milestones=run.timeline.phase_end_steps,
-        tokenizer_hash=tokenizer_hash,
-        wandb_id=_wandb_id(run),
+        beside=_beside_weights(run, Path(prepared.tokenizer_dir)),
         last_step=run.last_step,
     )
+
+
+def _beside_weights(run: Run, tokenizer: Path) -> dict[str, str]:
+    """File name -> text: which tokenizer gave the ids their meaning, what no shape shows of the architecture, and the
+    run in W&B."""
+    config = hf_config(
+        run.model,
+        max_positions=max_positions(run),
+        speed=run.balance.speed,
+        token_ids=token_ids_of(tokenizer),
+        dtype="float32",
+    )
+    beside = {HASH: tokenizer_hash(run.run_dir, run.checkpoint_dir, tokenizer), CONFIG: json_text(config)}
+    identity = _wandb_id(run)
+    return beside | ({ID_FILE: identity} if identity else {})
 
 
 def _wandb_id(run: Run) -> str:
@@ -99,13 +135,3 @@ def _wandb_id(run: Run) -> str:
         return ""
     newest_first = reversed(committed_steps(run.checkpoint_dir))
     return run_id(run.run_dir, [run.checkpoint_dir / f"step-{step}" for step in newest_first])
-
-
-def _check_initial(run: Run) -> None:
-    """Only the first start of a run reads the weights it starts from; they may be gone by the next."""
-    if not run.checkpoint.initial_load_path:
-        return
-    if run.checkpoint.initial_load_in_hf:
-        raise ConfigError(["checkpoint.initial_load_in_hf: must be false; the folder shows what it holds"])
-    if not committed_steps(run.checkpoint_dir):
-        check_initial(Path(run.checkpoint.initial_load_path), run.model)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.batches.loader import held_out_windows
+from data_pipelines.batches.record import differences, read_data_record
 from data_pipelines.corpora.kinds import AnyData
 from data_pipelines.plan.plan import Plan, PlanSource, make_plan
+from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.reader import open_train
 from data_pipelines.tokenizer.encoder import TextEncoder
 from train.afmoe.config import ModelConfig
 from train.config.run import Run
+from train.config.rundir import has_results
 from train.evaluation.held_out import Batch
 from train.schedule.timeline import Timeline
 
@@ -54,3 +60,19 @@ def check_tokenizer(prepared: Prepared, model: ModelConfig) -> None:
         raise ConfigError(
             [f"model.vocab_size={rows}: the tokenizer in {prepared.tokenizer_dir} has {ids} ids; raise it"]
         )
+
+
+def check_same_text(run_dir: Path, plan: Plan, held_out: Mapping[str, str]) -> None:
+    """Raises ConfigError where a run has read other text, in its first steps, than it would read from now on.
+
+    A corpus whose files changed is prepared anew under the same settings. held_out: source -> hash of its tokens.
+    """
+    if not has_results(run_dir):
+        return
+    try:
+        record = read_data_record(run_dir)
+    except DataError:  # none: a checkpoint has the hash of its plan, too
+        return
+    remedy = "the corpus has changed since the run began: restore it, or choose another run.dir"
+    if problems := differences(record, plan, held_out):
+        raise ConfigError([f"{run_dir}: {problem}; {remedy}" for problem in problems])

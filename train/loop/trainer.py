@@ -1,5 +1,8 @@
 """The one Trainer. Extends torchtitan's: its construction, loop, checkpointing and resume are used as they are.
 
+Trainer.Config.build() calls the constructor, which builds the model and every component. train() is torchtitan's: it
+loads the last checkpoint, then, step by step, raises `self.step`, calls train_step and checkpointer.save.
+
 A step differs from torchtitan's in what surrounds it: the batch size follows the timeline, numbers that are not finite
 stop the run before a weight changes, expert loads are counted over the whole step, and each step leaves a row.
 
@@ -9,7 +12,7 @@ L = MoE layers, E = experts.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -59,6 +62,8 @@ class Trainer(titan.Trainer):
         wish: StopWish
         held_out: dict[str, Batch] = field(default_factory=dict)
         """Source -> held-out windows."""
+        on_first_step: Callable[[], None] = lambda: None
+        """Called by every rank before the first step of this process, when its data have proved to be the run's."""
 
         def to_dict(self) -> dict[str, Any]:
             return self.run.settings
@@ -134,6 +139,7 @@ class Trainer(titan.Trainer):
                 f"the checkpoint continues at window {self.dataloader.next_window:,}, but step {step.number} of the "
                 f"schedule begins at window {step.first_window:,}; it belongs to another schedule"
             )
+        self.config.on_first_step()
         run = self.config.run
         self.sinks = open_sinks(
             run.metrics,

@@ -20,11 +20,11 @@ from train.loss.sums import LossSums
 
 
 def logit_loss_(logits_CV: Tensor, labels_C: Tensor, *, z_loss_weight: float, with_gradient: bool) -> LossSums:
-    """Figures of a chunk. Overwrites `logits_CV`: with d total / d logits, or, without gradient, with nothing of use.
+    """Figures of a chunk. Overwrites `logits_CV`: with d total / d logits, or, without gradient, with nothing useful.
 
     With p = softmax(logits): d cross_entropy / d logits = p - onehot(label), d lse^2 / d logits = 2 lse p. The softmax
-    is written out because torch's keeps the maximum to itself, and in place because a chunk is what the loss takes of
-    memory: another one beside it would double that.
+    is written out because torch's keeps the maximum to itself, and in place because a chunk of
+    logits is most of the memory that the loss takes: a copy would double it.
     """
     is_target_C1 = (labels_C != IGNORE_INDEX)[:, None].to(logits_CV.dtype)
     targets_C1 = labels_C.clamp(min=0)[:, None]
@@ -91,8 +91,8 @@ class _LinearLoss(torch.autograd.Function):
             return torch.stack(sums)
 
         starts = range(0, len(labels_T), chunk_tokens)
-        *sums, max_logit = torch.stack([sums_of(slice(start, start + chunk_tokens)) for start in starts]).unbind(1)
-        figures = LossSums(*(terms.sum() for terms in sums), max_logit=max_logit.max())
+        of_chunks = LossSums(*torch.stack([sums_of(slice(start, start + chunk_tokens)) for start in starts]).unbind(1))
+        figures = LossSums(*(terms.sum() for terms in of_chunks))._replace(max_logit=of_chunks.max_logit.max())
         ctx.save_for_backward(grad_TD, grad_VD)
         ctx.head_dtype = head_VD.dtype
         ctx.mark_non_differentiable(*figures[1:])

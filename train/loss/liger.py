@@ -4,8 +4,8 @@ Liger (github.com/linkedin/Liger-Kernel, version 0.8.5) does what chunked.py doe
 logits have the dtype of the head, the softmax is float32, and both gradients are made on the way forward, that
 of the head summed in float32. What differs:
 
-- z comes as weight * z, kept per token in the dtype of the hidden states: in bfloat16 z has 8 bits. So has its part in
-  the cross-entropy, which is what is left of the total without it;
+- z comes as weight * z, kept per token in the dtype of the hidden states: in bfloat16 z has 8 bits. This error
+  is in the cross-entropy too, which is the total less that;
 - of labels that share the largest logit with others, only the first of the vocabulary counts as correct;
 - the sum of logsumexp and the largest logit are not measured: both are NaN;
 - the gradient of the head is rounded to its dtype before it is scaled, and a second backward pass over the same loss

@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipelines.base.files import write_whole
+from data_pipelines.base.files import flush, write_whole
 from train.metrics.row import Row
 
 FILE_NAME = "metrics.jsonl"
+CUT = "metrics.cut.jsonl"
+"""Rows of steps that were trained again, start after start, oldest first."""
 
 
 def read_rows(run_dir: Path, *, up_to: int | None = None) -> list[Row]:
@@ -38,12 +40,24 @@ def count_rows(run_dir: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+def cut_rows(path: Path, *, after: int, into: Path | None = None) -> list[int]:
+    """Leaves the rows up to step `after`. The others are added to the file `into`; returns their steps."""
+    rows = list(_complete_lines(path))
+    cut = [line for line, row in rows if row["step"] > after]
+    if cut and into:
+        with into.open("a", encoding="utf-8") as file:  # first: better twice than lost
+            file.writelines(cut)
+        flush(into)
+    write_whole(path, "".join(line for line, row in rows if row["step"] <= after))
+    return [row["step"] for _, row in rows if row["step"] > after]
+
+
 class JsonLines:
-    """<run>/metrics.jsonl. Rows of steps after the one resumed from are dropped: they are about to be trained again."""
+    """<run>/metrics.jsonl. Rows of steps after the one resumed from move to CUT: they are about to be trained again."""
 
     def __init__(self, path: Path, *, resume_step: int):
-        kept = [line for line, row in _complete_lines(path) if row["step"] <= resume_step]
-        write_whole(path, "".join(kept))
+        self.cut = cut_rows(path, after=resume_step, into=path.with_name(CUT))
+        """Steps of the rows that moved."""
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Row) -> None:
@@ -65,7 +79,7 @@ def _complete_lines(path: Path) -> Iterator[tuple[str, Row]]:
 def _parse(line: str, *, where: str) -> Row:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: damaged ({error}); remove the line, or restore the file from a copy") from error
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         raise ValueError(f"{where}: not the row of a step; remove the line, or restore the file from a copy")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, cast
 
 ByLayer = dict[str, float]
 """MoE layer -> figure."""
+RATE = "lr_"
+"""Start of the keys of learning rates; the name of an optimizer follows, as in the `optimizer` section."""
 Losses = dict[str, float]
 """Source -> mean cross-entropy of its held-out windows, nats per token; empty where nothing is held out."""
 
@@ -35,10 +37,8 @@ class Seconds(TypedDict):
 
 
 class Rates(TypedDict):
-    """Learning rates of a step, before the factors for a matrix's shape."""
-
-    lr_adamw: float
-    lr_muon: float
+    """Learning rates of a step, before the factors for a matrix's shape: `lr_adamw`, `lr_muon`, one key for each
+    optimizer in use. `rates` reads them."""
 
 
 class Watched(TypedDict, total=False):
@@ -115,6 +115,12 @@ class Row(Rates, Watched, Validated, Speed):
     """The rank that took longest for its batch, the head and the loss, in which it waits for no other."""
     slowest_excess: float
     """By what share it took longer than the mean of all ranks."""
+
+
+def rates(row: Row) -> dict[str, float]:
+    """Optimizer -> its learning rate in the step of `row`."""
+    values = cast(dict[str, float], row)
+    return {key.removeprefix(RATE): values[key] for key in values if key.startswith(RATE)}
 
 
 def finite_or_none(value: float) -> float | None:

@@ -10,7 +10,7 @@ from data_pipelines.base.rank import is_rank_0
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
 from train.metrics.events import History
-from train.metrics.jsonl import FILE_NAME, JsonLines, read_rows
+from train.metrics.jsonl import CUT, FILE_NAME, JsonLines, count_rows, read_rows
 from train.metrics.row import Row, Sink
 from train.metrics.spikes import WINDOW, SpikeAlarm
 from train.metrics.weights_and_biases import start_wandb
@@ -52,7 +52,18 @@ def open_sinks(
     """
     if not is_rank_0():
         return Sinks([])
-    sinks: list[Sink] = [JsonLines(run_dir / FILE_NAME, resume_step=resume_step)]
+    rows = JsonLines(run_dir / FILE_NAME, resume_step=resume_step)
+    if rows.cut:
+        print(
+            f"train: the rows of steps {rows.cut[0]:,} to {rows.cut[-1]:,}, which are trained again, are in "
+            f"{run_dir / CUT}",
+            flush=True,
+        )
+    if (missing := resume_step - count_rows(run_dir)) > 0:
+        print(
+            f"train: {run_dir / FILE_NAME} has no rows of {missing:,} of the {resume_step:,} steps so far", flush=True
+        )
+    sinks: list[Sink] = [rows]
     sinks += start_wandb(
         config,
         run_dir=run_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ class WandB:
         history: History,
     ):
         """settings: the whole resolved configuration; phases: see `phases_of`."""
+        _find_home(run_dir)
         import wandb
 
         identity = run_id(run_dir, [])
@@ -102,6 +104,15 @@ def _picture(path: Any) -> Any:
     return wandb.Image(str(path))
 
 
+def _find_home(run_dir: Path) -> None:
+    """Where this process has no home that it can write to (a container, a service), W&B keeps in the run directory what
+    it would have kept there: without, it does not start, or prints its log among the steps."""
+    if (home := os.environ.get("HOME")) and os.access(home, os.W_OK):
+        return
+    for kind in ("CACHE", "CONFIG", "DATA"):
+        os.environ.setdefault(f"WANDB_{kind}_DIR", str(run_dir / "wandb" / "home" / kind.lower()))
+
+
 def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"seconds": {"data": 1}} -> {"seconds/data": 1}: W&B groups panels by the part before the slash."""
     flat: dict[str, Any] = {}
@@ -149,8 +160,9 @@ def start_wandb(
     follower = Follower(run_dir, resume_step, history, connect)
     if resume_step == 0 and (error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S)) and config.wandb_required:
         follower.give_up()
+        log_in = "log in with `wandb login`, choose metrics.wandb=offline, or " if config.wandb == "online" else ""
         raise RunError(
-            f"W&B cannot start (metrics.wandb={config.wandb}): {error}. Log in with `wandb login`, or choose "
-            "metrics.wandb=offline, metrics.wandb=disabled, or metrics.wandb_required=false to go on without."
+            f"W&B cannot start (metrics.wandb={config.wandb}): {str(error).rstrip('.')}; {log_in}go on without by "
+            "metrics.wandb=disabled or metrics.wandb_required=false"
         ) from error
     return [follower]

@@ -1,10 +1,9 @@
 """Who updates what, and how: Muon for hidden matrices, AdamW for everything else.
 
-    gradients -> groups (regex -> optimizer)
-        AdamW:  embedding, head, gains
-        Muon:   momentum -> placement (which ranks hold a matrix) -> ownership (which one orthogonalises it)
-                -> exchange (rows out, orthogonal rows back) -> weights
+    gradients -> clip -> groups (pattern of names -> optimizer)
+        adamw:  embedding, head, gains
+        muon:   momentum -> orthogonal/ (whole matrices at their owners, and back) -> weights
 
-newton_schulz, ownership and layout are pure; placement reads DTensors, exchange holds the collectives; muon and groups
-are the adapters to torch and torchtitan.
+config names the optimizers; each has its settings and its class in a file of its own, on top of base. groups is the
+adapter to torchtitan.
 """

@@ -1,7 +1,7 @@
 """Clips gradients by their global norm, on the shards themselves.
 
-torchtitan's does it on DTensors. For their lists of tensors DTensor works out sharding rules tensor by tensor before
-the first step: 6 s for the 139 of the smoke model, and in proportion to the layers of a larger one.
+torchtitan's function works on DTensors, for which sharding rules are worked out tensor by tensor before the first step:
+6 s for the 139 of the smoke model, and in proportion to the layers of a larger one.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor
 def clip_grad_norm_(parameters: Iterable[Tensor], *, max_norm: float, shard_group: dist.ProcessGroup | None) -> Tensor:
     """Scales the gradients down to a global L2 norm of `max_norm` where it is larger. Returns the norm, float32.
 
-    shard_group: the ranks that together hold each gradient once (HSDP's `fsdp` axis: one replica of the model, and
-    the experts of all its EP ranks); None where this rank holds them whole. The norm is the same on every rank.
+    shard_group: the ranks that together hold each gradient once (HSDP's `fsdp` axis: one replica of the model, with the
+    experts of all its EP ranks); None where this rank holds them whole. The norm is the same on every rank.
     """
     grads = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     square = torch.stack(torch._foreach_norm(grads, 2, torch.float32)).square().sum()

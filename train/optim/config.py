@@ -1,61 +1,46 @@
-"""Settings of the `optimizer` section. No torch here: a configuration is checked before torch is loaded."""
+"""The `optimizer` section: the one place where the optimizers are named."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import get_type_hints
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-
-DecayRate = Annotated[float, Field(ge=0, lt=1)]
-
-
-@dataclass(kw_only=True, slots=True)
-class MuonConfig:
-    """Muon, for hidden matrices."""
-
-    lr: PositiveFloat = 1e-3
-    """Peak learning rate: Nano and Mini 1e-3, Large 8e-4 (Trinity report). Each matrix takes it times
-    sqrt(max(1, fan_out / fan_in))."""
-
-    momentum: DecayRate = 0.95
-    """m = momentum * m + gradient. The report is silent; 0.95 is the default of Muon and of Dion."""
-
-    nesterov: bool = False
-    """Orthogonalise gradient + momentum * m instead of m. Off, as in Dion."""
-
-    weight_decay: NonNegativeFloat = 0.1
-    """Decoupled: p *= 1 - lr * weight_decay, with the lr before the shape factor. The report is silent; 0.1 is
-    what Moonlight needed to scale Muon (arXiv 2502.16982)."""
-
-    coefficients: Literal["dion", "muon"] = "dion"
-    """Newton-Schulz polynomials: dion's five different ones, or muon-optimizer's one, five times."""
-
-    ns_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Data type of Newton-Schulz and of what travels between ranks. float32 is for CPUs and exact comparisons."""
-
-    exchange_mib: PositiveInt = 512
-    """Size of one round of the exchange per rank, MiB. At most four rounds are in memory at once."""
-
-
-@dataclass(kw_only=True, slots=True)
-class AdamWConfig:
-    """AdamW, for the embedding, the head and (without weight decay) the gains."""
-
-    lr: PositiveFloat = 2e-4
-    """Peak learning rate: Nano 3e-4, Mini and Large 2e-4 (Trinity report)."""
-
-    betas: tuple[DecayRate, DecayRate] = (0.9, 0.95)
-    """Decay of the first and the second moment. The report is silent; these are Dion's."""
-
-    eps: PositiveFloat = 1e-8
-    """Added to the root of the second moment."""
-
-    weight_decay: NonNegativeFloat = 0.1
-    """Decoupled, of embedding and head. The report is silent."""
+from train.optim.adamw import AdamWConfig
+from train.optim.base import OptimizerOptions
+from train.optim.muon import MuonConfig
 
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    """The `optimizer` section."""
+    """The `optimizer` section: the settings of each optimizer, and which of them takes which parameters."""
 
     muon: MuonConfig = field(default_factory=MuonConfig)
     adamw: AdamWConfig = field(default_factory=AdamWConfig)
+
+    hidden: str = "muon"
+    """Name of the optimizer that takes every hidden matrix."""
+    others: str = "adamw"
+    """Name of the one that takes the embedding, the head and (without weight decay) the gains."""
+
+    def __post_init__(self) -> None:
+        for setting, name in (("hidden", self.hidden), ("others", self.others)):
+            if name not in OPTIMIZERS:
+                raise ValueError(f"{setting} must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+        if not OPTIMIZERS[self.others].takes_vectors:
+            vectors = [name for name, options in OPTIMIZERS.items() if options.takes_vectors]
+            raise ValueError(
+                f"others must be one of {', '.join(vectors)}, got {self.others!r}, which takes matrices only; gains "
+                "are vectors"
+            )
+
+    def of(self, name: str) -> OptimizerOptions:
+        """The settings of an optimizer."""
+        return getattr(self, name)
+
+
+OPTIMIZERS: dict[str, type[OptimizerOptions]] = {
+    name: hint
+    for name, hint in get_type_hints(OptimizerConfig).items()
+    if isinstance(hint, type) and issubclass(hint, OptimizerOptions)
+}
+"""Name in the section -> the class of its settings."""

@@ -1,8 +1,8 @@
 """Who gets which optimizer. Extends torchtitan OptimizersContainer.
 
-AdamW for what is looked up or read out (embedding, head) and for gains; Muon for every hidden matrix. The router's
-gate is under Muon too: the Trinity report does not say, and the authors' public trainer (prime-rl) puts every hidden
-weight of two or more dimensions there.
+By default AdamW for what is looked up or read out (embedding, head) and for gains; Muon for every hidden matrix. The
+router's gate is one of these: the Trinity report does not say, and the authors' public trainer (prime-rl) puts every
+hidden weight of two or more dimensions there.
 """
 
 import re
@@ -17,9 +17,10 @@ from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 from torchtitan.tools.logging import logger
 
-from train.optim.config import OptimizerConfig
+from train.optim.base import OptimizerOptions
+from train.optim.config import OPTIMIZERS, OptimizerConfig
 from train.optim.muon import Muon
-from train.optim.ownership import summary
+from train.optim.orthogonal.ownership import summary
 
 # Ends of names only: wrappers, as of activation checkpointing, put words of their own in the middle.
 LOOKED_UP = r"(^|\.)(tok_embeddings|lm_head)\.weight$"
@@ -27,12 +28,16 @@ GAINS = r"norm\.weight$"
 HIDDEN = r"\.(wq|wk|wv|wo|gate|w1|w2|w3)\.weight$|\.(w1_EFD|w2_EDF|w3_EFD)$"
 
 
+BY_CLASS_NAME = {options.optimizer.__name__: options for options in OPTIMIZERS.values()}
+"""The engine's name of an optimizer, which is that of its class -> the class of its settings."""
+
+
 class Optimizers(OptimizersContainer):
-    """torchtitan's container with our Muon, a table of who got what, and errors that name the parameter."""
+    """torchtitan's container with our optimizers, a table of who got what, and errors that name the parameter."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
-        """torchtitan's own fields; optimizers_config fills them. Declared, or build() would make the parent."""
+        """torchtitan's own fields; optimizers_config fills them. Declared, as build() would make the parent without."""
 
     def __init__(self, config: Config, *, model_parts: list[nn.Module]) -> None:
         super().__init__(config, model_parts=model_parts)
@@ -44,11 +49,12 @@ class Optimizers(OptimizersContainer):
 
     def learning_rates(self) -> dict[str, float]:
         """The rate of the next step before shape factors, by metric name: lr_adamw, lr_muon."""
-        return {f"lr_{type(optim).__name__.lower()}": optim.param_groups[0]["lr"] for optim in self.optimizers}
+        names = {options.optimizer: name for name, options in OPTIMIZERS.items()}
+        return {f"lr_{names[type(optim)]}": optim.param_groups[0]["lr"] for optim in self.optimizers}
 
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., Optimizer]:
-        return Muon if name == "Muon" else OptimizersContainer._resolve_optimizer_factory(name)
+        return BY_CLASS_NAME[name].optimizer
 
     @staticmethod
     def _build_param_groups(
@@ -56,36 +62,33 @@ class Optimizers(OptimizersContainer):
     ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[str]]]:
         check_all_match(model, [group.pattern for group in param_group_configs])
         groups, patterns = OptimizersContainer._build_param_groups(model, param_group_configs, impl_kwargs)
-        for group in groups.get("Muon", []):
-            for name in impl_kwargs:  # fused, foreach: AdamW's
-                del group[name]
+        for name, of_optimizer in groups.items():
+            for group in of_optimizer:
+                for kernel in () if BY_CLASS_NAME[name].has_kernels else impl_kwargs:
+                    del group[kernel]
         return groups, patterns
 
 
 def optimizers_config(section: OptimizerConfig) -> Optimizers.Config:
     """The `optimizer` section as the engine's configuration."""
-    muon, adamw = section.muon, section.adamw
-    decayed = {"lr": adamw.lr, "betas": adamw.betas, "eps": adamw.eps, "weight_decay": adamw.weight_decay}
-    muon_kwargs = {
-        "lr": muon.lr,
-        "momentum": muon.momentum,
-        "nesterov": muon.nesterov,
-        "weight_decay": muon.weight_decay,
-    }
+    hidden, others = section.of(section.hidden), section.of(section.others)
     return Optimizers.Config(
         param_groups=[
-            ParamGroupConfig(pattern=LOOKED_UP, optimizer_name="AdamW", optimizer_kwargs=decayed),
-            # Decay would pull gains to 0, where they multiply the signal.
-            ParamGroupConfig(pattern=GAINS, optimizer_name="AdamW", optimizer_kwargs=decayed | {"weight_decay": 0.0}),
-            ParamGroupConfig(pattern=HIDDEN, optimizer_name="Muon", optimizer_kwargs=muon_kwargs),
+            _group(LOOKED_UP, others),
+            _group(GAINS, others, weight_decay=0.0),  # decay would pull gains to 0, where they multiply the signal
+            _group(HIDDEN, hidden),
         ],
         optimizer_factory_kwargs_by_name={
-            "Muon": {
-                "coefficients": muon.coefficients,
-                "ns_dtype": muon.ns_dtype,
-                "exchange_mib": muon.exchange_mib,
-            }
+            options.optimizer.__name__: options.settings() for options in (hidden, others)
         },
+    )
+
+
+def _group(pattern: str, options: OptimizerOptions, **changed: float) -> ParamGroupConfig:
+    return ParamGroupConfig(
+        pattern=pattern,
+        optimizer_name=options.optimizer.__name__,
+        optimizer_kwargs=options.group_settings() | changed,
     )
 
 

@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalised. Each hidden matrix is orthogonalised once in the whole world.
+"""Muon: steps along the orthogonalised momentum. Each matrix is orthogonalised once in the whole world.
 
     m <- momentum m + g
     p <- (1 - lr weight_decay) p - lr sqrt(max(1, fan_out / fan_in)) orthogonal(m)
@@ -6,7 +6,7 @@
 for each matrix of the last two dimensions, [fan_out, fan_in]. Source: microsoft/dion, dion/muon.py (this form of
 momentum, decay with the unadjusted lr); the shape factor is the Trinity report's.
 
-What a step should cost. Newton-Schulz takes 5 (4 m^2 n + 2 m^3) flops, m <= n, and ownership divides that by all ranks
+The cost of a step. Newton-Schulz takes 5 (4 m^2 n + 2 m^3) flops, m <= n, and ownership divides that by all ranks
 that hold the matrix. Trinity Large: 41,472 expert matrices of 3072 x 3072 at 8.7e11, 3.6e16 flops in the world; on
 2,048 ranks 1.8e13 each (about 25 ms at 700 TFLOP/s) where 16 replicas would each repeat 2.8e14 (0.4 s); the model
 itself takes 5e15 a step. The price: 5.7 GB of bfloat16 received in the all_gather per rank and step. The full
@@ -21,18 +21,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from train.optim.exchange import Orthogonalize, exchange, run_interleaved
-from train.optim.newton_schulz import orthogonalize
-from train.optim.ownership import Matrix, plan_rounds
-from train.optim.placement import Grid, grid_of, local_batch
+from train.optim.base import DecayRate, OptimizerOptions
+from train.optim.orthogonal.exchange import Orthogonalize, exchange, run_interleaved
+from train.optim.orthogonal.newton_schulz import orthogonalize
+from train.optim.orthogonal.ownership import Matrix, plan_rounds
+from train.optim.orthogonal.placement import Grid, grid_of, local_batch
 
 
 def shape_factor(fan_out: int, fan_in: int) -> float:
@@ -44,7 +47,8 @@ class Muon(Optimizer):
     """Muon over float32 parameters, [out, in] or [experts, out, in], plain or DTensor.
 
     Every parameter needs a gradient at every step, as FSDP gives it: the plan of who orthogonalises what is fixed, and
-    a rank that left one out would leave the others waiting. `step` raises ValueError with the name of one without.
+    a rank that left out a matrix would keep the others waiting. `step` raises ValueError with the name of a parameter
+    that has no gradient.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Muon(Optimizer):
         }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """For the constructor of torch.optim.Optimizer only. Raises ValueError afterwards: the plan is made then."""
+        """For the constructor of torch.optim.Optimizer only. Raises ValueError later: by then the plan is made."""
         if hasattr(self, "plan"):
             raise ValueError("Muon plans once who orthogonalises what; give it all parameters when it is made")
         super().add_param_group(param_group)
@@ -117,7 +121,7 @@ class Muon(Optimizer):
         return descend_
 
     def _matrices_by_grid(self) -> dict[Grid, list[Matrix]]:
-        """All matrices that this rank holds a part of, or could: a shard may have no rows."""
+        """All matrices of this rank's grids. Its own shard of one may have no rows."""
         by_grid: dict[Grid, list[Matrix]] = {}
         named = [pair for group in self.param_groups for pair in _named(group)]
         for i, (name, param) in enumerate(named):
@@ -137,3 +141,30 @@ def _check_is_float32(name: str, param: Tensor) -> None:
     # bfloat16 weights would round most steps away, and torch.optim casts loaded state to the dtype of the weight.
     if param.dtype != torch.float32:
         raise ValueError(f"Muon needs float32 weights, got {name} in {param.dtype}; set training.dtype: float32")
+
+
+@dataclass(kw_only=True, slots=True)
+class MuonConfig(OptimizerOptions):
+    """The `optimizer.muon` section."""
+
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate: Nano and Mini 1e-3, Large 8e-4 (Trinity report). Each matrix takes it times
+    sqrt(max(1, fan_out / fan_in))."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled: p *= 1 - lr * weight_decay, with the lr before the shape factor. The report is silent; 0.1 is
+    what Moonlight needed to scale Muon (arXiv 2502.16982)."""
+    momentum: DecayRate = 0.95
+    """m = momentum * m + gradient. The report is silent; 0.95 is the default of Muon and of Dion."""
+    nesterov: bool = False
+    """Orthogonalise gradient + momentum * m instead of m. Off, as in Dion."""
+    coefficients: Literal["dion", "muon"] = "dion"
+    """Newton-Schulz polynomials: dion's five different ones, or muon-optimizer's one, five times."""
+    ns_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Data type of Newton-Schulz and of what travels between ranks. float32 is for CPUs and exact comparisons."""
+    exchange_mib: PositiveInt = 512
+    """Size of one round of the exchange per rank, MiB. At most four rounds are in memory at once."""
+
+    optimizer: ClassVar[type[Optimizer]] = Muon
+    num_states: ClassVar[int] = 1
+    of_the_whole: ClassVar[tuple[str, ...]] = ("coefficients", "ns_dtype", "exchange_mib")
+    takes_vectors: ClassVar[bool] = False

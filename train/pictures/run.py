@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.metrics.row import Losses, Row
+from train.metrics.row import Losses, Row, rates
 from train.pictures.canvas import COLORS, GREY, Phases, mark_phases, new_picture, smooth
 from train.schedule.amounts import format_tokens
 
@@ -41,10 +41,12 @@ def _draw_rates(axes: Axes, rows: list[Row]) -> None:
     axes.set_title("Learning rate and global batch")
     axes.set_ylabel("learning rate")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
-    for key, name, color in (("lr_muon", "Muon", COLORS[0]), ("lr_adamw", "AdamW", COLORS[2])):
-        _draw_labelled(axes, _tokens(rows), [row[key] for row in rows], name=name, color=color)
-    highest = max(max(row["lr_muon"], row["lr_adamw"]) for row in rows)
-    axes.set_ylim(0, 1.15 * highest or 1.0)  # all rates may be 0
+    by_name = {name: [rates(row)[name] for row in rows] for name in rates(rows[-1])}
+    peaks = {name: max(values) for name, values in by_name.items()}
+    colors = cycle((COLORS[0], *COLORS[2:]))  # the other is the batch's
+    for name, color in zip(sorted(peaks, key=peaks.__getitem__, reverse=True), colors, strict=False):
+        _draw_labelled(axes, _tokens(rows), by_name[name], name=name, color=color)
+    axes.set_ylim(0, 1.15 * max(peaks.values()) or 1.0)  # all rates may be 0
 
     batch_axes = axes.twinx()
     batch_axes.set_ylabel("sequences in a step", color=COLORS[1])

@@ -31,7 +31,7 @@ ENVIRONMENT = {
     # Else torch asks the CUDA driver whether there is a GPU, and a fork of a process that did cannot use it.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
-"""Of the server, and so of what it forks, unless the user has set it."""
+"""Set for the server, and so for all that it forks, unless the user has set it."""
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -39,8 +39,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 LINGER_S = 0.5
-"""How long a failed rank stays. The launcher looks every 0.1 s and blames any rank that has ended by then: where the
-end of one makes the others fail, that would be any of them."""
+"""How long a failed rank stays. The launcher looks every 0.1 s and blames any rank that has ended by then; the end of
+one makes the others fail, so that without this it might blame one of those."""
 
 
 def warm_up() -> None:
@@ -83,7 +83,8 @@ def start_warm(main: Main, arguments: list[str], *, log: Path, num_threads: int)
 
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
-    """No process, even if a signal came between two starts, and no handler of torch's, which would outlive its use."""
+    """Ends all processes that the block has started, also if a signal came between two, and restores signal handlers,
+    which torch's launcher replaces for good."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
@@ -102,6 +103,7 @@ def _run_logged(main: Main, arguments: list[str], *, log: Path, num_threads: int
 
 
 def run_rank(main: Main, arguments: list[str], num_threads: int) -> None:
+    """One rank, as torch's launcher calls it (launch/ranks.py)."""
     import torch
 
     torch.set_num_threads(num_threads)  # OMP_NUM_THREADS comes too late for a fork: OpenMP is loaded

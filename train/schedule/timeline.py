@@ -56,7 +56,7 @@ class Timeline:
     """Windows of each phase: budgets rounded so that every edge is exact to one window."""
     num_steps: int = field(init=False)
     num_windows: int = field(init=False)
-    """Windows that are trained: the budget less a rest smaller than `quantum`."""
+    """Windows that are trained: the budget less a remainder smaller than `quantum`."""
     ramp: Ramp = field(init=False, repr=False)
     """Which windows each step trains on."""
 

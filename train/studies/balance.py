@@ -14,6 +14,11 @@ Exit code: 0; 2 for what cannot work as configured; 3 for a run that had to stop
 
 from __future__ import annotations
 
+from data_pipelines.base.signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
+
 import argparse
 import os
 import sys
@@ -25,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from data_pipelines.base.command import add_overrides, command_parser, parse_overrides, run_command
+from data_pipelines.base.command import add_overrides, command_parser, parse_overrides, quoted, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, RUN_EXIT, ConfigError, RunError, answers_errors
 from train.__main__ import main as train
 from train.metrics.console import bar_interval_s
@@ -93,9 +98,18 @@ class Case:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     rules = list(dict.fromkeys(rule.strip() for rule in args.rules.split(",")))
+    if args.info:
+        from data_pipelines.base.compose import info
+
+        print(info(args.info, settings_of(rules[0].partition(":")[0], args.overrides)))
+        return 0
+    if args.cfg:
+        print(configurations(open_cases(rules, args.out, args.overrides)))
+        return 0
     print(f"balance study: {', '.join(rules)} in {args.out}; the engine takes some seconds to load", flush=True)
     warm_up()
     cases = open_cases(rules, args.out, args.overrides)
+    open_run_dirs(cases)
     prepare_data(cases[0].run)
     train_all(cases, at_once=args.at_once)
     print(f"\n{write_results(cases, args.out)}")
@@ -129,9 +143,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def open_cases(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
-    """The run of each rule, with its run directory. Raises ConfigError with all problems; makes nothing then."""
-    from train.config.rundir import open_run_dir
-
+    """The run of each rule. Raises ConfigError with all problems, also of what lies in its folder; makes nothing."""
     cases: list[Case] = []
     problems: list[str] = []
     for rule in rules:
@@ -143,25 +155,48 @@ def open_cases(rules: list[str], out: Path, overrides: list[str]) -> list[Case]:
     problems += [f"--rules: {label} is there twice" for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))  # what is wrong with all of them is said once
-    for case in cases:
-        open_run_dir(case.run)
     return cases
+
+
+def open_run_dirs(cases: list[Case]) -> None:
+    """Raises ConfigError, before any is made, where another job trains in one of them."""
+    from train.config.owner import refuse_owned
+    from train.config.rundir import open_run_dir
+
+    for act in (lambda run: refuse_owned(run.run_dir), open_run_dir):
+        for case in cases:
+            act(case.run)
+
+
+def configurations(cases: list[Case]) -> str:
+    """Of every run, as YAML documents."""
+    from data_pipelines.base.compose import to_yaml
+
+    return "\n---\n".join(f"# {case.label}\n{to_yaml(case.run.settings)}" for case in cases)
 
 
 def open_case(rule: str, out: Path, overrides: list[str]) -> Case:
     from data_pipelines.base.compose import compose
     from train.config.check import check
+    from train.config.rundir import check_run_dir
 
     kind, colon, speed = rule.partition(":")
     if colon and (kind == "none" or not speed):
         raise ConfigError([f"--rules: got {rule!r}; write RULE:SPEED, as in smebu:0.1, or none, which has no speed"])
     name = f"{kind}-{speed}" if speed else kind
-    settings = ["experiment=balance_study", f"balance={kind}", *overrides, f"run.name={name}", f"run.dir={out / name}"]
-    settings += ["metrics.panels_every=1", *([f"balance.speed={speed}"] if speed else [])]
+    settings = settings_of(kind, overrides)
+    settings += [f"run.name={quoted(name)}", f"run.dir={quoted(str(out / name))}", "metrics.panels_every=1"]
+    settings += [f"balance.speed={speed}"] if speed else []
     case = Case(name, settings, check(compose(settings)))
     if case.kind != kind:
         raise ConfigError([f"balance: each run of the study has its own rule; choose them with --rules={case.kind}"])
+    check_run_dir(case.run)
     return case
+
+
+def settings_of(kind: str, overrides: list[str]) -> list[str]:
+    """What the runs of a rule have in common."""
+    return ["experiment=balance_study", f"balance={kind}", *overrides]
 
 
 def prepare_data(run: Run) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
 
 RULE_COLORS = {"none": GREY, "sign": COLORS[0], "linear": COLORS[1], "smebu": COLORS[2]}
+OTHER_COLOR = COLORS[3]
+"""Of a rule that is not named there."""
 SMOOTHED_STEPS = 5
 """Steps that a line of the picture averages over, as steps differ by which documents are in them."""
 
@@ -56,7 +58,9 @@ def _draw_violation(axes: Axes, runs: list[Drawn], _baseline: Drawn) -> None:
             _values(run, lambda row: row["max_violation"]),
         )
         _draw_line(axes, run, mean)
-        axes.fill_between(_steps(run), mean, worst, color=RULE_COLORS[run.kind], alpha=0.15, linewidth=0)
+        axes.fill_between(
+            _steps(run), mean, worst, color=RULE_COLORS.get(run.kind, OTHER_COLOR), alpha=0.15, linewidth=0
+        )
     axes.margins(y=0.15)  # above all lines, for the legend
     axes.legend(loc="upper right", ncols=len(runs))
     _scale_by_factors(axes)
@@ -92,7 +96,7 @@ PANELS: dict[str, Callable[[Axes, list[Drawn], Drawn], None]] = {
 
 
 def _draw_line(axes: Axes, run: Drawn, values: list[float]) -> None:
-    axes.plot(_steps(run)[: len(values)], values, color=RULE_COLORS[run.kind], label=run.kind)
+    axes.plot(_steps(run)[: len(values)], values, color=RULE_COLORS.get(run.kind, OTHER_COLOR), label=run.kind)
 
 
 def _scale_by_factors(axes: Axes) -> None:

@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data_pipelines.base.command import CONFIGS, overrides_parser, parse_overrides
 from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, answers_errors
@@ -127,6 +130,34 @@ def _fail(arguments: list[str]) -> int:
     raise RunError("no")
 
 
+# Empty texts: "$OUT" where nobody has set OUT
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "empty"),
+    [
+        ("train.evaluate", "run --tokens=", "--tokens"),
+        ("train.export", "run @", "OUT"),
+        ("train.export", "run out --step=", "--step"),
+        ("train.import_hf", "@ out", "HF_DIR"),
+        ("train.report", "@", "RUN"),
+        ("train.model", "@", "MODEL | override"),
+        ("data_pipelines.explain", "@ --step=1", "RUN"),
+        ("data_pipelines.tokenize", "--input= --tokenizer=t --out=o", "--input"),
+        ("data_pipelines.tokenize", "--input=i --tokenizer=t --out=", "--out"),
+        ("data_pipelines.verify", "@", "URI"),
+    ],
+)
+def test_no_command_takes_an_empty_argument(
+    name: str, arguments: str, empty: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(name).main([argument.replace("@", "") for argument in arguments.split()])
+    assert end.value.code == CONFIG_EXIT
+    said = f"error: argument {empty}: must not be empty, got ''; was a variable of the shell not set?\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 # Signals
 
 
@@ -137,11 +168,17 @@ def stopped(*arguments: str, rank: str = "0") -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_is_one_line_and_leaves_time_to_tidy_up(name: str, exit_code: int) -> None:
     done = stopped(name)
     assert (done.returncode, done.stdout) == (exit_code, "tidied up\n")
     assert done.stderr == f"\nerror: stopped by {name}. Try again.\n"
+
+
+def test_a_command_under_nohup_goes_on_without_its_terminal() -> None:
+    code = "import os, signal\nfrom data_pipelines.base.command import run_command\n"
+    code += "def main(arguments):\n    os.kill(os.getpid(), signal.SIGHUP)\n    return 7\nrun_command(main)"
+    assert subprocess.run(["nohup", sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 7
 
 
 def test_what_goes_wrong_while_tidying_up_does_not_hide_the_signal() -> None:
@@ -174,6 +211,16 @@ def test_a_signal_in_an_import_ends_the_command_at_once(tmp_path: Path) -> None:
     code += f"def main(arguments):\n    import sys; sys.path.append({str(tmp_path)!r}); import swallows; return 0\n"
     done = subprocess.run([sys.executable, "-c", code + "run_command(main)"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "\nerror: stopped by SIGINT.\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_while_a_command_imports_what_takes_time_is_one_line(name: str, tmp_path: Path) -> None:
+    for module in ("fsspec", "hydra", "matplotlib", "numpy", "omegaconf", "pydantic", "tokenizers", "tqdm", "xxhash"):
+        (tmp_path / f"{module}.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}  # found before the installed ones
+    command = [sys.executable, "-m", name, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) in [(0, ""), (130, "\nerror: stopped by SIGINT.\n")]
 
 
 def test_ctrl_c_while_train_loads_the_engine_is_one_line_with_advice(tmp_path: Path) -> None:
@@ -212,6 +259,42 @@ def test_the_help_shows_ones_own_options_too(
         with pytest.raises(SystemExit):
             importlib.import_module(name).main(arguments)
         assert re.search(r"experiment= .*smoke.*, mine$", capsys.readouterr().out, re.MULTILINE)
+
+
+SHOWN = {
+    "train.__main__": ("experiment=smoke", "debug.seed"),
+    "train.model": ("trinity_smoke", "optimizer.muon.momentum"),
+    "train.studies.balance": ("out", "balance.speed"),
+    "data_pipelines.prepare": ("data=stdlib", "data.held_out"),
+    "launch.local": ("run.name=a", "debug.seed"),
+}
+"""Command -> an argument, and a setting of those that it shows."""
+
+
+@pytest.mark.parametrize("name", COMPOSING)
+def test_every_command_that_composes_shows_its_configuration_and_makes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argument, setting = SHOWN[name]
+    main = importlib.import_module(name).main
+    assert main([argument, "--cfg", "job"]) == 0
+    for document in yaml.safe_load_all(capsys.readouterr().out):
+        section, *keys = setting.split(".")
+        assert reduce(getitem, keys, document[section]) is not None
+    assert main([argument, "--info", "defaults"]) == 0
+    assert re.search(r"^data/stdlib +data +", capsys.readouterr().out, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMPOSING)
+def test_a_configuration_is_shown_after_all_checks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    is_data = name == "data_pipelines.prepare"
+    wrong = ["data.vocab_sise=4", "data.held_out=7"] if is_data else ["model.dims=4", "optimizer.muon.lrr=1"]
+    assert importlib.import_module(name).main([SHOWN[name][0], "--cfg", "job", *wrong]) != 0
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert all(setting.partition("=")[0] in shown.err for setting in wrong)
 
 
 def test_a_file_that_configs_would_hide_is_refused(own_experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:

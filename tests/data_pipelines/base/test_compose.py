@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.base.compose import compose, info, to_yaml
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.overrides import in_shell, sweep
+from data_pipelines.base.overrides import in_shell
 
 TEXTS = (
     "/a/step=5",
@@ -53,19 +53,6 @@ def test_every_override_that_cannot_be_read_is_named() -> None:
 def test_several_values_need_multirun() -> None:
     with pytest.raises(ConfigError, match=r"^optimizer\.muon\.lr=1e-2,2e-2: several values.*--multirun"):
         compose(["run.name=x", "optimizer.muon.lr=1e-2,2e-2"])
-
-
-def test_a_sweep_is_every_combination_of_values() -> None:
-    jobs = sweep(["run.name=x", "optimizer.muon.lr=1e-2,2e-2", "~data.mix", "balance=choice(sign,smebu)"])
-    assert [assignment for assignment, _ in jobs] == [
-        {"optimizer.muon.lr": lr, "balance": balance} for lr in ("0.01", "0.02") for balance in ("sign", "smebu")
-    ]
-    assert jobs[1][1] == ["run.name=x", "optimizer.muon.lr=0.01", "~data.mix", "balance=smebu"]
-
-
-def test_a_sweep_without_countable_values_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"optimizer\.muon\.lr=interval.*no countable values"):
-        sweep(["optimizer.muon.lr=interval(0,1)"])
 
 
 def test_the_files_of_a_configuration_are_listed_in_the_order_in_which_they_apply() -> None:

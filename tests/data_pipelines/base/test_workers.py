@@ -45,6 +45,15 @@ def interrupt_all(folder: str) -> None:
     time.sleep(60.0)
 
 
+def hang(folder: str) -> None:
+    Path(folder, str(os.getpid())).write_text("")
+    time.sleep(120.0)
+
+
+def hang_in_workers(folder: str) -> None:
+    run_in_workers(hang, {"a": folder, "b": folder}, print, workers=2, start=nothing)
+
+
 def test_every_item_is_done_once_in_processes_that_were_set_up() -> None:
     results: dict[str, tuple[int, str, int]] = {}
     run_in_workers(report, {str(k): k for k in range(5)}, results.__setitem__, workers=2, start=set_up)
@@ -76,3 +85,27 @@ def test_ctrl_c_reaches_the_parent_only_and_ends_the_workers(tmp_path: Path) -> 
         run_in_workers(interrupt_all, {"a": str(tmp_path)}, print, workers=1, start=nothing)
     assert (tmp_path / "still_here").exists()
     assert not multiprocessing.active_children()
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """And let go of its pipes, or whoever reads them would wait for ever."""
+    parent = multiprocessing.get_context("spawn").Process(target=hang_in_workers, args=(str(tmp_path),))
+    parent.start()
+    deadline = time.monotonic() + 60.0
+    while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 10.0
+    while (alive := [pid for pid in workers if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    assert len(workers) == 2
+    assert not alive
+
+
+def is_alive(pid: int) -> bool:
+    """One that has ended and waits to be asked for its exit code is not."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.is_file() and status.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
 from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.corpora.files import FilesData
@@ -13,6 +15,7 @@ from data_pipelines.corpora.preparation import open_prepared, prepare
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData
 from data_pipelines.documents import Document
+from data_pipelines.shards.prepared import ShardSource
 from data_pipelines.shards.reader import open_held_out, open_train
 
 
@@ -44,3 +47,8 @@ def test_only_a_tokenizer_that_is_still_to_be_trained_has_a_size_to_choose():
     assert StdlibData(vocab_size=300).new_vocab_size() == FilesData(vocab_size=300).new_vocab_size() == 300
     assert StdlibData(tokenizer="tok").new_vocab_size() is None
     assert ShardsData(tokenizer="tok").new_vocab_size() is None
+
+
+def test_shards_without_a_tokenizer_do_not_take_one_from_the_current_folder():
+    with pytest.raises(ValueError, match=r"^data\.tokenizer is missing; name the folder"):
+        ShardsData(sources={"web": ShardSource(train="web")}).open()

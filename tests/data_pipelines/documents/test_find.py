@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -105,16 +108,85 @@ def test_a_loop_of_links_ends_and_each_file_counts_once_under_its_own_name(tmp_p
     (tmp_path / "z/below/loop").symlink_to(tmp_path)
     (tmp_path / "a_link_that_sorts_first").symlink_to(tmp_path / "z")
     (tmp_path / "z/again.txt").symlink_to(tmp_path / "z/a.txt")
-    (tmp_path / "self").symlink_to(tmp_path / "self")
     assert names(tmp_path / "**/*.txt") == ["a.txt", "below/b.txt"]
     assert names(tmp_path / "*/*.txt") == ["a.txt"]
 
 
-def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
-    write(tmp_path, "a.txt")
-    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
-    with pytest.raises(ValueError, match=r"gone\.txt is a link to .*nowhere\.txt, which leads nowhere; mend it or"):
+@pytest.mark.parametrize("target", ["nowhere", "gone", "a.txt/below"])
+@pytest.mark.parametrize("pattern", ["gone", "*", "gone/*.txt", "*/*.txt", "**/*.txt"])
+def test_a_link_to_nowhere_is_named_wherever_it_stands_in_the_pattern(
+    pattern: str, target: str, tmp_path: Path
+) -> None:
+    """What it led to may have been a folder of files that match."""
+    write(tmp_path, "a.txt", "x/b.txt")
+    (tmp_path / "gone").symlink_to(tmp_path / target)
+    with pytest.raises(ValueError, match=rf"/gone is a link to .*/{target}, which leads nowhere; mend it or remove it"):
+        names(tmp_path / pattern)
+
+
+# A root without its capabilities, or anybody else.
+WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+WITHOUT_RIGHTS += ["--inh-caps=-dac_override,-dac_read_search"]
+FIND = "import sys\nfrom data_pipelines.documents.find import find_files\n"
+FIND += "try:\n    print(list(find_files(sys.argv[1], setting='glob')))\nexcept ValueError as error:\n    print(error)"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may enter every folder")
+@pytest.mark.parametrize(
+    ("folder", "pattern", "said"),
+    [
+        ("empty_rights", "*/a.txt", "{} may not be entered"),
+        ("no_entry", "*/a.txt", "{} may not be entered"),
+        ("no_entry", "**/*.txt", "{} may not be entered"),
+        ("empty_rights", "*/*.txt", "{} may not be listed"),
+        ("empty_rights", "**/a.txt", "{} may not be listed"),
+        ("through_a_link", "through_a_link/*.txt", "{} may not be entered"),
+        ("unlisted", "*/a.txt", "['a.txt']"),
+    ],
+)
+def test_a_folder_without_rights_is_named_with_the_right(folder: str, pattern: str, said: str, tmp_path: Path) -> None:
+    """One that may be entered but not listed holds the file that is named in full."""
+    rights = {"empty_rights": 0o000, "no_entry": 0o444, "through_a_link": 0o000, "unlisted": 0o111}[folder]
+    place = write(tmp_path, f"{folder}/a.txt") / folder
+    if folder == "through_a_link":
+        place = write(tmp_path, "elsewhere/below/a.txt") / "elsewhere"
+        shutil.rmtree(tmp_path / folder)
+        (tmp_path / folder).symlink_to(place / "below")
+    place.chmod(rights)
+    try:
+        command = [*(WITHOUT_RIGHTS if os.geteuid() == 0 else []), sys.executable, "-c", FIND, str(tmp_path / pattern)]
+        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    finally:
+        place.chmod(0o755)
+    assert output.startswith(said.format(place)), output
+    assert ("leave the folder out" in output) == ("may not" in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("folder", r"glob='.*/folder' \(/.*/folder is a folder\); name the files in it: /.*/folder/\*\*"),
+        ("pipe", r"\(/.*/pipe is a pipe or a device\); write what it gives to a file first"),
+    ],
+)
+def test_what_is_there_but_no_file_is_said_to_be_that(name: str, said: str, tmp_path: Path) -> None:
+    write(tmp_path, "folder/a.txt")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=said):
+        names(tmp_path / name)
+
+
+def test_two_files_whose_names_are_written_alike_are_refused(tmp_path: Path) -> None:
+    for name in (b"\xff.txt", b"\\xff.txt"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "w") as file:
+            file.write("text")
+    with pytest.raises(ValueError, match=r"would both be called \\xff\.txt; rename one"):
         names(tmp_path / "*.txt")
+
+
+@pytest.mark.parametrize("store", ["local://", "FILE://", "file://"])
+def test_a_local_pattern_may_name_its_store(store: str, tmp_path: Path) -> None:
+    assert names(f"{store}{write(tmp_path, 'a.txt')}/*.txt") == ["a.txt"]
 
 
 def test_what_is_no_file_does_not_match(tmp_path: Path) -> None:

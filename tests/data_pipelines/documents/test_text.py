@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import fractions
 import gzip
 import io
 import json
 import lzma
+import pickle
 import re
 import tarfile
 import zipfile
@@ -28,8 +30,8 @@ BOM = b"\xef\xbb\xbf"
 LONG = "".join(f"line {k} of a text that does not pack into one block\n" for k in range(20_000)).encode()
 
 
-def packed_twice(data: bytes) -> bytes:
-    return gzip.compress(data[:5]) + gzip.compress(data[5:])
+def packed_twice(data: bytes, pack: Callable[[bytes], bytes] = gzip.compress, padding: bytes = b"") -> bytes:
+    return pack(data[:5]) + padding + pack(data[5:]) + padding
 
 
 def tar(data: bytes) -> bytes:
@@ -71,13 +73,23 @@ READ: list[tuple[str, bytes, dict[str, str]]] = [
     ("old_mac.txt", b"a\rb\r", {"": "a\nb\n"}),
     ("breaks.txt", b"a\x0cb\x0bc\td\x1b[0m\x07\x08\x7f", {"": "a\x0cb\x0bc\td\x1b[0m\x07\x08\x7f"}),
     ("unicode.txt", "naïve 工作 \u2028 👩‍👩‍👧 \U0010ffff".encode(), {"": "naïve 工作 \u2028 👩‍👩‍👧 \U0010ffff"}),
-    ("json_inside.txt", b'{"text": "one"}\n', {"": '{"text": "one"}\n'}),
+    ("json_inside.txt", b'a\n{"text": "one"}\n', {"": 'a\n{"text": "one"}\n'}),
+    ("pretty_json.txt", b'{\n"text": "one"}\n', {"": '{\n"text": "one"}\n'}),
+    ("braces.txt", b"{}\n{a}", {"": "{}\n{a}"}),
+    ("deep.txt", b'{"a": ' + b"[" * 100_000, {"": '{"a": ' + "[" * 100_000}),
+    ("latex.tex", b"see~{\\bf 3} and ~} or $~{a}$", {"": "see~{\\bf 3} and ~} or $~{a}$"}),
+    ("terminal.log", b"\x1b[1mbold\x1b(B\x1b[m", {"": "\x1b[1mbold\x1b(B\x1b[m"}),
     ("packed.txt.gz", gzip.compress(b"Hello.\n"), ONE),
     ("packed.txt.bz2", bz2.compress(b"Hello.\n"), ONE),
     ("packed.TXT.XZ", lzma.compress(b"Hello.\n"), ONE),
     ("packed_bom.txt.gz", gzip.compress(BOM + b"Hello.\n"), ONE),
     ("packed_without_saying_so.txt", gzip.compress(b"Hello.\n"), ONE),
     ("in_two_members.txt.gz", packed_twice(b"Hello.\n"), ONE),
+    ("in_two_members.txt.bz2", packed_twice(b"Hello.\n", bz2.compress), ONE),
+    ("in_two_members.txt.xz", packed_twice(b"Hello.\n", lzma.compress), ONE),
+    ("padded.txt.gz", packed_twice(b"Hello.\n", padding=bytes(20_000)), ONE),
+    ("padded.txt.bz2", packed_twice(b"Hello.\n", bz2.compress, bytes(20_000)), ONE),
+    ("padded.txt.xz", packed_twice(b"Hello.\n", lzma.compress, bytes(20_000)), ONE),
     ("empty.txt.gz", gzip.compress(b""), {"": ""}),
     ("empty.txt.bz2", bz2.compress(b""), {"": ""}),
     ("lines.jsonl", LINES, TWO),
@@ -94,6 +106,7 @@ READ: list[tuple[str, bytes, dict[str, str]]] = [
     ("other_fields.jsonl", b'{"n": 1, "text": "one", "x": [null, true, 2.5, {"text": 3}]}', {":1": "one"}),
     ("bigint.jsonl", b'{"text": "one", "n": ' + b"7" * 5000 + b"}", {":1": "one"}),
     ("pair.jsonl", rb'{"text": "\ud83d\ude00"}', {":1": "😀"}),
+    ("line_ends.jsonl", b'{"text": "a\\r\\nb"}', {":1": "a\r\nb"}),  # what its author wrote
     ("separators.jsonl", '{"text": "a\u2028b\x85c"}'.encode(), {":1": "a\u2028b\x85c"}),  # they end no line
 ]
 
@@ -136,6 +149,31 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("a.JSON.gz", gzip.compress(b"{}"), "is JSON in one piece by its name (.json)"),
     ("a.csv", b"text\none\n", "a.csv is a table by its name (.csv), which is not read; convert it to JSONL"),
     ("a.tsv", b"text\none\n", "is a table by its name (.tsv)"),
+    ("a.tab", b"text\none\n", "is a table by its name (.tab)"),
+    ("a.geojson", b"{}", "is JSON in one piece by its name (.geojson)"),
+    ("a.jsonc", b"{}", "is JSON in one piece by its name (.jsonc)"),
+    ("a.jsonlines", LINES, "is JSONL by its name (.jsonlines), which is not read; rename it to .jsonl"),
+    ("a.jl.gz", gzip.compress(LINES), "is JSONL by its name (.jl)"),
+    ("a.jsonl.bak", LINES, "a.jsonl.bak is JSONL or not: .jsonl counts at the end of a name only; rename it"),
+    ("a.ndjson.gz.1", gzip.compress(LINES), "is JSONL or not"),
+    ("a.dump", BOM + b'{"text": "one"}\r\n', "a.dump looks like JSONL, its first line is a JSON object; rename it to"),
+    ("lfs.txt", b"version https://git-lfs.github.com/spec/v1\noid", "looks like a pointer of Git LFS"),
+    ("pdf_behind.txt", BOM + b"\n%PDF-1.7\n", "looks like PDF"),
+    ("rtf_behind.txt", b"\r\n{\\rtf1 Hello}", "looks like RTF"),
+    ("dict.txt", pickle.dumps({"a": 1}, 0), "looks like a pickle of Python"),
+    ("list.txt", pickle.dumps(["a"], 0), "looks like a pickle of Python"),
+    ("text.txt", pickle.dumps("Hello", 0), "looks like a pickle of Python"),
+    ("object.txt", pickle.dumps(fractions.Fraction(1, 3), 0), "looks like a pickle of Python"),
+    ("jis.txt", "ab\u65e5\u672c".encode("iso2022_jp"), "byte 2 of the file switches to ISO-2022-JP or one of its rel"),
+    ("korean.txt", "\ud55c\uad6d".encode("iso2022_kr"), "is the control character 0x0e"),
+    (
+        "hz.txt",
+        "ab\u4e2d\u6587".encode("hz"),
+        "byte 2 of the file switches to HZ, not UTF-8 text; convert it: iconv -f HZ",
+    ),
+    ("joined.txt", BOM + b"a\n" + BOM + b"b", "byte 5 of the file begins a byte-order mark (ef bb bf) that is not its"),
+    ("two_marks.txt", BOM + BOM + b"a", "byte 3 of the file begins a byte-order mark"),
+    ("joined.jsonl", BOM + LINES + BOM + LINES, "joined.jsonl, line 4: byte 36 of the file begins a byte-order mark"),
     ("empty.parquet", b"", "is a table by its name (.parquet)"),
     ("not_packed.txt.gz", b"Hello.\n", "not_packed.txt.gz is gzip by its name, not by its first bytes"),
     ("nothing.jsonl.gz", b"", "is gzip by its name, not by its first bytes"),
@@ -154,7 +192,32 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("bit.txt.bz2", flipped(bz2.compress(LONG), 500), "damaged bzip2 ("),
     ("bit.txt.xz", flipped(lzma.compress(LONG), 200), "damaged xz ("),
     ("garbage_after.txt.gz", gzip.compress(b"Hello") + b"garbage", "damaged gzip (Not a gzipped file"),
+    (
+        "garbage_after.txt.bz2",
+        bz2.compress(b"Hello") + b"garbage",
+        "stream in the member that begins at byte 43)",
+    ),
+    ("garbage_after.txt.xz", lzma.compress(b"Hello") + b"garbage here", "damaged xz (Input format not supported by"),
+    ("second_cut.txt.bz2", packed_twice(b"Hello.\n", bz2.compress)[:-5], "damaged bzip2 (Compressed file ended before"),
+    ("second_cut.txt.xz", packed_twice(b"Hello.\n", lzma.compress)[:-5], "damaged xz (Compressed file ended before"),
+    ("gz_after.txt.xz", lzma.compress(b"Hello") + gzip.compress(b"."), "damaged xz (Input format not supported by"),
     ("broken.jsonl", LINES + b"{\n", "broken.jsonl, line 4: not JSON (Expecting property name"),
+    (
+        "newline.jsonl",
+        b'{"text": "a\tb"}',
+        "(Invalid control character at character 12 of the line); mend or remove the line",
+    ),
+    (
+        "controls.jsonl",
+        rb'{"text": "a\u0000\u0001"}',
+        r"line 1: character 1 of 'text' is the control character \u0000,",
+    ),
+    ("no_keys.jsonl", b"{}", "line 1: expected text under 'text', got an object without keys; set text_key"),
+    (
+        "keys.jsonl",
+        json.dumps({f"k{k}": 1 for k in range(20_000)}).encode(),
+        "got k0, k1, k2, k3, k4, k5, k6, k7, ... (20,000 in all); set text_key",
+    ),
     ("two.jsonl", b'{"text": "one"} {"text": "two"}\n', "two.jsonl, line 1: not JSON (Extra data"),
     ("null.jsonl", b'{"text": null}', "line 1: expected text under 'text', got null; mend the line or remove it"),
     ("number.jsonl", b'{"text": 3}', "line 1: expected text under 'text', got number"),
@@ -175,6 +238,23 @@ def test_what_is_no_text_is_refused_with(name: str, content: bytes, words: str, 
     with pytest.raises(ValueError, match=re.escape(words)) as refusal:
         list(read_documents(stored_file(str(tmp_path / name)), name))
     assert str(refusal.value).startswith(f"{tmp_path / name}")
+
+
+@pytest.mark.parametrize(("pack", "size"), [(gzip.compress, 3), (bz2.compress, 4), (lzma.compress, 12)])
+def test_no_flipped_bit_in_the_header_of_a_second_member_hides_it(
+    pack: Callable[[bytes], bytes], size: int, tmp_path: Path
+) -> None:
+    """Nor of a second one that lies whole in what the first reading brought, nor of one that lies far behind."""
+    path = tmp_path / "two.txt"
+    for first in (pack(b"Hello."), pack(LONG)):
+        for at in range(size):
+            path.write_bytes(first + flipped(pack(b"World."), at))
+            try:
+                read = [document.text for document in read_documents(stored_file(str(path)), "two")]
+            except ValueError as err:
+                assert re.search(r"two\.txt, byte [0-9,]+: damaged (gzip|bzip2|xz) \(", str(err))  # noqa: PT017
+            else:
+                assert read[0].endswith("World.")  # such as another size of bzip2's blocks
 
 
 def test_the_place_of_damage_is_a_byte_of_the_file_and_of_its_text(tmp_path: Path) -> None:

@@ -30,9 +30,14 @@ def with_blocks_of_nothing(content: dict[str, Any]) -> None:
     content["block_bytes"] = 0
 
 
+def without_shards(content: dict[str, Any]) -> None:
+    content["shards"] = []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (without_shards, r"shards=\[\]: must name at least one"),
         (without_ends, r"shard 00000: no \.ds\.index among its files"),
         (with_more_documents, "shard 00000: the ends of 70,368,744,177,664 documents are not 16 bytes"),
         (with_fewer_hashes, r"00000\.ds: 10 bytes are 1 blocks, got 0 of them"),

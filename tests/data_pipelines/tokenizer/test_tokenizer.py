@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
@@ -172,12 +172,68 @@ def test_a_document_is_all_of_its_tokens_and_no_others(
     assert all(line.startswith(f"{folder}/tokenizer.json: {said}") for line in lines)
 
 
+def lower(tokenizer: Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.Lowercase()
+
+
+def strip(tokenizer: Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.Strip()
+
+
+def replace(tokenizer: Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.Replace("\u2026", "...")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lower, "loses text: 'xAy' comes back as 'xay', and the model learns no other"),
+        (strip, r"loses text: ' a  b\n\n\tc \n' comes back as 'a  b\n\n\tc', and"),
+        (replace, "loses text: '\u201cq\u201d \u2026\u2014' comes back as '\u201cq\u201d ...\u2014', and"),
+        ("without a byte", "loses text: 'x$y' comes back as 'xy', and"),
+        ("not special", "'<|end_of_text|>' written in a document ends it there, since it is not marked as special"),
+    ],
+)
+def test_what_a_tokenizer_loses_is_said_once(
+    change: Callable[[Tokenizer], None] | str,
+    said: str,
+    tmp_path: Path,
+    tokenizer_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = shutil.copytree(tokenizer_dir, tmp_path / "changed")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    if change == "without a byte":
+        content["model"]["vocab"]["unused"] = content["model"]["vocab"].pop("$")
+    elif change == "not special":
+        content["added_tokens"][1]["special"] = False
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    if callable(change):
+        change(tokenizer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for quiet in (True, False, False):
+        TextEncoder(folder, quiet=quiet)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder}/tokenizer.json: {said}")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
         ("tokenizer.json", "{", r"tokenizer\.json is no tokenizer that this version of `tokenizers` reads \("),
         ("tokenizer_config.json", "{", r"tokenizer_config\.json is not a JSON object \("),
         ("tokenizer_config.json", "[]", r"tokenizer_config\.json is not a JSON object \("),
+        ("tokenizer_config.json", "[" * 100_000, r"tokenizer_config\.json is not a JSON object \("),
+        ("tokenizer_config.json", '{"eos_token": 1}', r"name one as eos_token in tokenizer_config\.json \(got 1\)"),
+        ("tokenizer_config.json", '{"eos_token": ["a"]}', r"name one as eos_token in .* \(got \['a'\]\)"),
+        ("tokenizer_config.json", '{"eos_token": {"a": 1}}', r"no end-of-text token; name one as eos_token"),
+        ("tokenizer_config.json", '{"eos_token": {"content": 2}}', r"name one as eos_token in .* \(got 2\)"),
+        ("tokenizer.json", Tokenizer(models.BPE()).to_str(), r"tokenizer\.json has no token in it; restore it"),
+        (
+            "tokenizer.json",
+            Tokenizer(models.WordLevel({"<|end_of_text|>": 0})).to_str(),
+            r"cannot tokenise every text \(.*\[UNK\].*\); take a tokenizer that can",
+        ),
     ],
 )
 def test_a_damaged_file_of_a_tokenizer_is_named(

@@ -101,7 +101,7 @@ def test_a_planted_fault_is_found_with_its_remedy(world: World, name: str) -> No
 
 
 def test_slurm_is_asked_for_what_the_job_would_ask(world: World) -> None:
-    world.on_cluster("cluster.partition=main", "cluster.exclude=[n3,n4]", "cluster.sbatch={exclusive: '', mem: 0}")
+    world.on_cluster("cluster.partition=main", "cluster.exclude=[n3,n4]", "cluster.sbatch={exclusive: true, mem: 0}")
     world.command("sbatch", f'echo "$*" > {world.folder}/asked')
     world.findings()
     asked = (world.folder / "asked").read_text().split()

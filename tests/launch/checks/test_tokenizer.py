@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 from tests.launch.checks.world import Fault, World, assert_found
 from tests.train.small import write_run
 from train.checkpoint.tokenizer import HASH
@@ -14,14 +14,18 @@ from train.checkpoint.tokenizer import HASH
 
 def other_copy(world: World) -> None:
     write_run(world.settings, world.run_dir)
-    save_tokenizer(train_tokenizer(["quite another text " * 20], vocab_size=265), world.run_dir / "tokenizer")
+    (world.run_dir / "checkpoint/step-1" / HASH).write_text("e" * 64)
+
+
+def weights(world: World) -> Path:
+    write_run(world.settings, world.folder / "earlier")
+    checkpoint = world.folder / "earlier/checkpoint/step-1"
+    world.set(f"checkpoint.initial_load_path={checkpoint}")
+    return checkpoint
 
 
 def other_weights(world: World) -> None:
-    write_run(world.settings, world.folder / "earlier")
-    checkpoint = world.folder / "earlier/checkpoint/step-1"
-    (checkpoint / HASH).write_text("e" * 64)
-    world.set(f"checkpoint.initial_load_path={checkpoint}")
+    (weights(world) / HASH).write_text("e" * 64)
 
 
 def no_end_of_text(world: World) -> None:
@@ -44,8 +48,9 @@ FAULTS = {
     ),
     "tokenizer that is not the run's": Fault(other_copy, "fail", "the run's tokenizer has hash"),
     "tokenizer that is not the weights'": Fault(
-        other_weights, "warning", "was trained with the tokenizer eeeeeeeeeeee"
+        other_weights, "fail", r"were trained with the tokenizer .* \(hash eeeeeeeeeeee\)"
     ),
+    "weights that do not say which tokenizer they had": Fault(weights, "warning", "could not be compared"),
 }
 
 

@@ -80,7 +80,7 @@ def load_in_transformers(
     """`model` as AfmoeForCausalLM by way of exported files, and what transformers says about their names."""
     from transformers import AfmoeForCausalLM  # seconds that ranks (rank_checks.py) need not spend
 
-    exported = hf_config(config, seq_len=seq_len, speed=1e-3, token_ids=TOKEN_IDS, dtype="float32")
+    exported = hf_config(config, max_positions=seq_len, speed=1e-3, token_ids=TOKEN_IDS, dtype="float32")
     (folder / "config.json").write_text(json.dumps(exported))
     tensors = {name: tensor.detach().clone() for name, tensor in to_hf(model.state_dict().items())}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -24,7 +24,6 @@ from train.afmoe.attention import GLOBAL, LOCAL, Mask, build_masks, inner_attent
 from train.afmoe.decoder import Afmoe
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # torchtitan's router; see train/engine/cpu.py
     pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
 ]
 

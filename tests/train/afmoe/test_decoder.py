@@ -26,7 +26,6 @@ from train.afmoe.config import ModelConfig
 from train.afmoe.decoder import Afmoe
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),  # torchtitan's router; see train/engine/cpu.py
     # transformers makes shared experts of width 0 where there are none
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning"),
 ]

@@ -16,10 +16,6 @@ from train.afmoe.decoder import moe_layers
 from train.afmoe.moe import MoE, attach_balance_loss, count_tokens
 from train.afmoe.tally import routing_confidence, take_
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:In CPU autocast:UserWarning"
-)  # torchtitan's router; see train/engine/cpu.py
-
 ATOL = 1e-6  # float32 at values of order 1
 B, L, D, E, K = 2, 7, 24, 6, 2  # of tiny_config
 
@@ -212,7 +208,7 @@ def test_the_balance_loss_pulls_scores_down_where_the_load_is() -> None:
 @pytest.mark.parametrize("weight", [1e-4, 1.0])
 def test_the_gradient_in_closed_form_is_autograds(weight: float) -> None:
     moe, x_BLD = make_moe(), make_input()
-    weights_BLK, expert_ids_BLK, scores_BLE = moe.router(x_BLD, moe.expert_bias_E)
+    weights_BLK, expert_ids_BLK, scores_BLE, _ = moe.router(x_BLD, moe.expert_bias_E)
     counts_BE = count_tokens(expert_ids_BLK, num_experts=E)
     plain_B = plain_balance_loss(scores_BLE, counts_BE, top_k=K)
     expected = torch.autograd.grad((weight * plain_B).sum(), scores_BLE, retain_graph=True)
@@ -239,7 +235,7 @@ def test_the_gradient_of_the_balance_loss_reaches_the_gate_only() -> None:
     moe(x_BLD).sum().backward()
     changed = gradients(moe)
 
-    _, expert_ids_BLK, scores_BLE = moe.router(x_BLD, moe.expert_bias_E)
+    _, expert_ids_BLK, scores_BLE, _ = moe.router(x_BLD, moe.expert_bias_E)
     counts_BE = count_tokens(expert_ids_BLK, num_experts=E)
     (alpha * plain_balance_loss(scores_BLE, counts_BE, top_k=K).sum()).backward()
     added = gradients(moe)

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from train.balance.alarm import AlarmConfig, CollapseAlarm, is_collapsed
+from train.balance.alarm import CollapseAlarm, is_collapsed
+from train.balance.rules.base import AlarmConfig
 
 EVEN_E, SKEWED_E = [4, 4, 4, 4], [0, 1, 3, 12]  # MaxVio 0, and (12 - 4) / 4 = 2; one expert of the latter is dead
 

@@ -16,9 +16,9 @@ from train.balance.measures import (
     recoil,
     reversals,
     root_mean_square,
-    saturated,
 )
 from train.balance.panels import balance_panels, by_group, by_layer, router_panels
+from train.balance.rules.smebu import saturated
 from train.loop.soundness import check_counts, first_unsound_router
 from train.loop.totals import format_digest, split_digest
 

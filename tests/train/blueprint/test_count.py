@@ -27,10 +27,6 @@ from train.model import main, model_names
 from train.optim.config import OptimizerConfig
 from train.optim.groups import optimizers_config
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:In CPU autocast:UserWarning"
-)  # torchtitan's router; see train/engine/cpu.py
-
 ROOT = Path(__file__).parents[3]
 MESHES = {  # replicas, shards, expert ranks
     "1 rank": (1, 1, 1),
@@ -75,7 +71,7 @@ def count_on_ranks(config: ModelConfig, mesh: str) -> list[list[Part]]:
 )
 def test_the_family_has_as_many_parameters_as_in_transformers(name: str, total: int, active: float) -> None:
     config = family_config(name)
-    exported = hf_config(config, seq_len=16, speed=1e-3, token_ids=TOKEN_IDS, dtype="bfloat16")
+    exported = hf_config(config, max_positions=16, speed=1e-3, token_ids=TOKEN_IDS, dtype="bfloat16")
     with torch.device("meta"):
         reference = AfmoeForCausalLM(AfmoeConfig(**exported))
     parts = count_whole(config)
@@ -175,6 +171,17 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_built(capsys: py
 def test_two_models_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trinity_tiny", "model=trinity_mini"]) == CONFIG_EXIT
     assert capsys.readouterr().err == "error: got 2 models, trinity_tiny, trinity_mini; name one\n"
+
+
+def test_several_models_are_counted_one_after_the_other_once_all_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "trinity_smoke,trinity_smok", "training.dtype=float32,bfloat16"]) == CONFIG_EXIT
+    shown = capsys.readouterr()
+    assert "parameters, of which" not in shown.out
+    assert "(with model=trinity_smok dtype=float32, and with 1 other)" in shown.err
+    assert "training.dtype: got 'bfloat16'" in shown.err
+    assert main(["-m", "trinity_smoke", "model.num_experts=8,16"]) == 0
+    headlines = [line for line in capsys.readouterr().out.splitlines() if "parameters, of which" in line]
+    assert len(set(headlines)) == 2
 
 
 def test_a_model_of_ones_own_is_known_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_a_rewound_run_goes_on_from_there_and_what_came_after_is_set_aside(setti
     command = [*settings, "run.stop_after_step=4", "checkpoint.load_step=2"]
     rewound = run(command, run_dir=finished, num_ranks=1)
     assert rewound.exit_codes == [0], rewound.output
-    assert "rewound to step 2; what came after it is in" in rewound.output
+    assert "rewound to step 2; what came after it, if anything, is in" in rewound.output
     assert [row["step"] for row in rewound.rows] == [1, 2, 3, 4]
     assert [row["loss"] for row in rewound.rows] == [row["loss"] for row in before[:4]]
     assert committed_steps(finished / "rewound-1") == [4, 6]
@@ -103,6 +103,19 @@ def test_a_rewind_that_was_done_stays_done_when_its_checkpoint_is_gone_with_age(
     (checkpoints / "step-2").rename(checkpoints / "step-8")  # it went on, and keeps the newest only
     assert rewind(tmp_path, checkpoints, 2) is None
     assert committed_steps(checkpoints) == [8]
+
+
+def test_the_same_command_does_not_rewind_what_it_has_trained_since(tmp_path: Path) -> None:
+    checkpoints = make_steps(tmp_path, 2, 4)
+    assert rewind(tmp_path, checkpoints, 4)  # nothing comes after it yet
+    make_steps(tmp_path, 6)
+    assert rewind(tmp_path, checkpoints, 4) is None
+    assert rewind(tmp_path, checkpoints, 2)
+    make_steps(tmp_path, 4)
+    assert rewind(tmp_path, checkpoints, 4)  # the step that it is at
+    make_steps(tmp_path, 6)
+    assert rewind(tmp_path, checkpoints, 4) is None
+    assert committed_steps(checkpoints) == [2, 4, 6]
 
 
 def test_a_rewind_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

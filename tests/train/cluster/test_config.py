@@ -75,6 +75,7 @@ def test_without_a_cluster_nothing_is_asked() -> None:
         (["cluster.env={A-B: 1}"], "cluster.env must hold names of variables, got 'A-B'"),
         (["cluster.sbatch={output: x}"], "cluster.sbatch must not set output"),
         (["cluster.sbatch={--mem: 0}"], "long names of options without dashes"),
+        (["cluster.sbatch={exclusive: false}"], "sbatch.exclusive must be true, a value, or null"),
         (["cluster.venv=.venv"], "cluster.venv must be an absolute path"),
         (["cluster.scratch=tmp"], "cluster.scratch must be an absolute folder"),
         (["cluster.container={engine: pyxis}"], "cluster.container: engine=pyxis, image='': an image needs an engine"),

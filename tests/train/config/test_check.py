@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
@@ -75,6 +77,26 @@ def test_an_unknown_key_of_data_is_looked_up_in_the_class_of_its_kind() -> None:
     assert only_problem_of("data.vocab_sizes=512") == "data.vocab_sizes: unknown key (did you mean vocab_size?)"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["balance=sign", "balance.sharpness=3"],
+            "balance.sharpness: belongs to kind=smebu or linear; with kind=sign there are: "
+            "speed, sequence_loss_weight, alarm, kind",
+        ),
+        (["data.sources.web=1"], "data.sources: belongs to kind=files or shards; with kind=stdlib there are: mix, "),
+        (
+            ["balance.kind=lineer"],
+            "balance.kind: got 'lineer', allowed: smebu, sign, linear, none (did you mean linear?)",
+        ),
+        (["~balance.kind"], "balance.kind: is required and missing; allowed: smebu, sign, linear, none"),
+    ],
+)
+def test_what_the_kind_of_a_section_does_not_know_is_named_with_what_it_does(overrides: list[str], said: str) -> None:
+    assert only_problem_of(*overrides).startswith(said)
+
+
 def test_two_problems_are_both_named() -> None:
     problems = problems_of("training.seq_lenn=128", "model.top_k=99", "parallelism.tensor_parallel_degree=2")
     paths = [problem.split(":")[0] for problem in problems]
@@ -94,6 +116,28 @@ def test_a_wrong_choice_is_named_with_what_is_allowed() -> None:
     assert problem.startswith("metrics.wandb: ")
     assert "'offline'" in problem
     assert "'maybe'" in problem
+
+
+EMPTY = "must not be empty, got ''; was a variable of the shell not set?"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run.name=", "run.dir=", "run.dir=' '", "data.dir=", "data.tokenizer=", "checkpoint.initial_load_path="],
+)
+def test_an_empty_text_is_no_setting(override: str) -> None:
+    assert only_problem_of(override) == f"{override.partition('=')[0]} {EMPTY}"
+
+
+def test_an_empty_pattern_does_not_mean_all_files() -> None:
+    assert only_problem_of("data=files", "data.sources.web.glob=", "data.mix=null") == f"data.sources.web.glob {EMPTY}"
+
+
+def test_a_run_that_an_older_version_started_with_an_empty_text_can_be_read(tmp_path: Path) -> None:
+    settings = check_smoke().settings
+    settings["checkpoint"]["initial_load_path"] = ""
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+    assert load_run(tmp_path).checkpoint.initial_load_path is None
 
 
 def test_a_token_amount_is_read_as_people_write_it() -> None:
@@ -192,6 +236,16 @@ def test_what_follows_from_the_schedule_cannot_be_set_by_hand(keys: list[str]) -
         ("training.disable_cuda_graphs=false", "training.disable_cuda_graphs"),
         ("checkpoint.async_mode=async", "checkpoint.async_mode"),
         ("checkpoint.last_save_model_only=true", "checkpoint.last_save_model_only"),
+        ("checkpoint.load_only=true", "checkpoint.load_only: must be false; the run would train and save nothing"),
+        ("checkpoint.create_seed_checkpoint=true", "checkpoint.create_seed_checkpoint: must be false"),
+        ("activation_checkpoint.kind=memory_budget", "activation_checkpoint.kind=memory_budget: the compiler keeps"),
+        ("activation_checkpoint.kind=[full]", "activation_checkpoint.kind: got ['full'], allowed: none, selective"),
+        ("activation_checkpoint.kind={}", "activation_checkpoint.kind: got {}, allowed: none, selective, full"),
+        ("debug.batch_invariant=true", "debug.batch_invariant: must be false"),
+        ("profiler.enable_memory_snapshot=true", "profiler.enable_memory_snapshot: needs a CUDA device"),
+        ("model.dim=3", "model.dim=3: must be a multiple of 4, the numbers of"),
+        ("model.expert_hidden_dim=66", "model.expert_hidden_dim=66: must be a multiple of 4"),
+        ("optimizer.muon.weight_decay=1e3", "optimizer.muon.weight_decay=1000.0: times lr=0.02 it must be below 1"),
         ("debug.seed=null", "debug.seed"),
         ("run.stop_after_step=0", "run.stop_after_step=0"),
         ("model.num_dense_layers=8", "model.num_dense_layers=8: no layer has experts; choose 0 to 7"),
@@ -210,6 +264,11 @@ def test_what_follows_from_the_schedule_cannot_be_set_by_hand(keys: list[str]) -
 )
 def test_what_cannot_work_is_refused(override: str, expected: str) -> None:
     assert any(expected in problem for problem in problems_of(override))
+
+
+def test_a_compiler_that_is_not_there_is_refused_with_those_that_are() -> None:
+    on = ("compile.enable=true", "training.mixed_precision_param=bfloat16")
+    assert only_problem_of(*on, "compile.backend=abc").startswith("compile.backend=abc: allowed: aot_eager, ")
 
 
 @pytest.mark.parametrize("backend", ["flex", "varlen"])

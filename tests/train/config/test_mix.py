@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +49,39 @@ def test_weights_in_braces_are_all_that_a_phase_has(overrides: list[str], mix: A
     assert data(*overrides)["mix"] == mix
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "mix"),
+    [
+        ("{stem: {stem: 1}}", [], MIXED | {"stem": {"stem": 1}}),
+        ("{stem: {stem: 1}}", ["data.mix.stem.code=2"], MIXED | {"stem": {"stem": 1, "code": 2}}),
+        ("{stem: {stem: 1}}", ["data.mix.stem={prose: 1}"], MIXED | {"stem": {"prose": 1}}),
+        ("{general: '${data.mix.stem}'}", [], MIXED | {"general": MIXED["stem"]}),
+        ("null", [], None),
+    ],
+)
+def test_weights_in_a_file_of_ones_own_are_all_that_a_phase_has(
+    tmp_path: Path, text: str, overrides: list[str], mix: Any
+) -> None:
+    write_experiments(tmp_path, mine=f"defaults: [smoke]\ndata: {{mix: {text}}}")
+    assert data(f'hydra.searchpath=["{tmp_path}"]', "experiment=mine", *overrides)["mix"] == mix
+
+
+def test_sources_in_a_file_of_ones_own_are_all_sources(tmp_path: Path) -> None:
+    write_experiments(
+        tmp_path,
+        first="defaults: [smoke, {override /data: files}]\ndata: {sources: {web: {glob: w}, papers: {glob: p}}}",
+        mine="defaults: [first]\ndata: {sources: {web: {glob: mine}}}",
+    )
+    found = data(f'hydra.searchpath=["{tmp_path}"]', "experiment=mine")["sources"]
+    assert found == {"web": {"glob": "mine", "text_key": "text"}}
+
+
+def write_experiments(folder: Path, **texts: str) -> None:
+    (folder / "experiment").mkdir()
+    for name, text in texts.items():
+        (folder / f"experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+
+
 @pytest.mark.parametrize("experiment", ["smoke", "balance_study"])
 def test_other_data_does_not_inherit_the_mix_of_an_experiment(experiment: str) -> None:
     assert data(f"experiment={experiment}", *FILES)["mix"] is None
@@ -64,6 +99,24 @@ def test_a_phase_without_weights_is_named_with_what_to_do() -> None:
     (problem,) = refusal.value.problems
     assert problem.startswith("data.mix.general: missing, every phase needs weights; data.mix.high_quality: missing")
     assert problem.endswith("or set data.mix=null: sources in proportion to their size")
+
+
+@pytest.mark.parametrize(
+    ("given", "completed"),
+    [
+        (["data.mix.stem={web: 1, papers: 3}"], {"stem": {"web": 1, "papers": 3}}),
+        (["data.mix={general: {web: 0, papers: 0.25}, stem: {books: 1}}"], {"general": {"web": 0, "papers": 0.25}}),
+        (["data.mix.general.web=0", "data.sources={web: {glob: a}, it\\ s\\:1: {glob: b}}"], {}),
+    ],
+)
+def test_the_form_that_is_suggested_works_in_a_shell(given: list[str], completed: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        data(*FILES, *given)
+    (typed,) = [word for word in shlex.split(str(refusal.value)) if word.startswith("data.mix={")]
+    sources = [one for one in given if one.startswith("data.sources")]
+    settings = data(*FILES, *sources, typed.rstrip(","))
+    equal = dict.fromkeys(sorted(settings["sources"]), 1)
+    assert settings["mix"] == {phase: completed.get(phase, equal) for phase in MIXED}
 
 
 def test_sources_in_braces_are_all_sources() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.base.errors import ConfigError
-from train.config.owner import FILE_NAME, owned, refuse_owned
+from train.config.owner import FILE_NAME, owned, readable, refuse_owned
 
 HOLD = "import sys; from pathlib import Path; from train.config.owner import owned\n" + (
     "with owned(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -23,7 +23,10 @@ HOLD = "import sys; from pathlib import Path; from train.config.owner import own
 
 
 def test_a_second_job_is_refused_by_process_and_host(tmp_path: Path) -> None:
-    with owned(tmp_path), pytest.raises(ConfigError, match=rf"process {os.getpid()} on \S+ trains there since"):
+    with (
+        owned(tmp_path),
+        pytest.raises(ConfigError, match=rf"process {os.getpid()} on \S+ has been training there for 0 s;"),
+    ):
         refuse_owned(tmp_path)
     refuse_owned(tmp_path)
     assert not (tmp_path / FILE_NAME).exists()
@@ -61,10 +64,10 @@ def test_of_two_first_starts_the_refused_one_leaves_the_other_its_folder(
     with owned(run_dir):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "exists", lambda path: False)  # as if it had looked a moment earlier
-            with pytest.raises(ConfigError, match="trains there"), owned(run_dir):
+            with pytest.raises(ConfigError, match="training there"), owned(run_dir):
                 pass
         assert str(os.getpid()) in (run_dir / FILE_NAME).read_text()
-        with pytest.raises(ConfigError, match="trains there"):
+        with pytest.raises(ConfigError, match="training there"):
             refuse_owned(run_dir)
 
 
@@ -99,6 +102,18 @@ def test_without_locks_the_file_is_believed_while_its_process_may_live(
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     (tmp_path / FILE_NAME).write_text(json.dumps({"host": host, "process": process, "since": 0}))
-    refusal = pytest.raises(ConfigError, match=f"process {process} on {host}") if is_refused else nullcontext()
+    refusal = (
+        pytest.raises(ConfigError, match=rf"process {process} on {host} has been training there for \d+ days;")
+        if is_refused
+        else nullcontext()
+    )
     with refusal, owned(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0 s"), (0.6, "1 s"), (119, "119 s"), (120, "2 min"), (5_400, "90 min"), (9_000, "2 h"), (200_000, "2 days")],
+)
+def test_an_age_is_in_units_that_can_be_read(seconds: float, text: str) -> None:
+    assert readable(seconds) == text

@@ -17,7 +17,7 @@ from train.config.binding import is_classified
 from train.config.check import check, load_run
 from train.config.full import completed
 from train.config.rules.numbers import leaves
-from train.config.rundir import changes, open_run_dir
+from train.config.rundir import changes, open_run_dir, stored_settings
 
 COMPOSED: dict[str, Any] = {
     "run": {"name": "a", "dir": "runs/a"},
@@ -104,6 +104,7 @@ def test_a_checkpoint_binds_without_rows_too(run_dir: Path) -> None:
         ({"data__mix": {"general": {"code": 0.9}}}, "data.mix.general.code", "0.5", "0.9"),
         ({"data__mix": None}, "data.mix", "{'general'", "None"),
         ({"debug__moe_force_load_balance": True}, "debug.moe_force_load_balance", "False", "True"),
+        ({"validation__windows": 8}, "validation.windows", "32", "8"),  # its losses could not be compared
         ({"training__max_norm": 2.0}, "training.max_norm", "1.0", "2.0"),
     ],
 )
@@ -117,6 +118,42 @@ def test_another_configuration_is_refused_and_named(
     assert f"was started with {was}" in problem
     assert "choose another run.dir" in problem
     assert stored(run_dir) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["config.yaml"], r"config\.yaml: holds no sections of settings; .* not written over: .* or choose another"),
+        (["plan.json", "tokenizer/notes.txt"], r"run: has plan\.json, tokenizer, but no config\.yaml of the run"),
+        (["metrics.jsonl"], r"run: has metrics\.jsonl, but no config\.yaml"),
+        (["checkpoint/step-6/.metadata"], r"run: has checkpoint, but no config\.yaml"),
+        (["loads.png"], r"run: has loads\.png, but no config\.yaml"),
+    ],
+)
+def test_files_that_are_not_those_of_a_run_are_never_written_over(tmp_path: Path, files: list[str], said: str) -> None:
+    for name in files:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("my: own")
+    with pytest.raises(ConfigError, match=said):
+        open_run_dir(make_run(tmp_path / "run"))
+    assert [(tmp_path / "run" / name).read_text() for name in files] == ["my: own"] * len(files)
+    assert len([path for path in (tmp_path / "run").rglob("*") if path.is_file()]) == len(files)
+
+
+def test_a_run_may_begin_beside_other_files(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/slurm.out").write_text("job 1")  # where its output goes
+    open_run_dir(make_run(tmp_path / "run"))
+    (tmp_path / "run/plan.json").touch()  # a start that failed in its first step
+    open_run_dir(make_run(tmp_path / "run", model__dim=128))
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"enable": False}])
+def test_results_without_their_configuration_are_not_gone_on_from(run_dir: Path, checkpoint: dict[str, Any]) -> None:
+    (run_dir / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"has metrics\.jsonl, but no config\.yaml of the run .* restore it"):
+        open_run_dir(make_run(run_dir, model__dim=128, checkpoint=SETTINGS["checkpoint"] | checkpoint))
+    assert [file.name for file in run_dir.iterdir()] == ["metrics.jsonl"]
 
 
 def test_every_difference_is_named_at_once(run_dir: Path) -> None:
@@ -155,6 +192,19 @@ def test_a_default_that_an_older_version_did_not_store_binds_too(run_dir: Path) 
     store_composed(run_dir)
     with pytest.raises(ConfigError, match=r"optimizer\.adamw\.weight_decay: is 0\.2 now, .* was started with 0\.1;"):
         open_run_dir(make_run(run_dir, optimizer__adamw=SETTINGS["optimizer"]["adamw"] | {"weight_decay": 0.2}))
+
+
+@pytest.mark.parametrize(("sharpness", "momentum"), [(2.0, 0.5), (3.0, 0.9)])
+def test_settings_of_smebu_that_an_older_version_stored_for_another_rule_are_passed_over(
+    run_dir: Path, sharpness: float, momentum: float
+) -> None:
+    older = SETTINGS["balance"] | {"kind": "sign", "sharpness": sharpness, "momentum": momentum}
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({**COMPOSED, "balance": older})))
+    now = {key: value for key, value in older.items() if key not in ("sharpness", "momentum")}
+    assert stored_settings(run_dir)["balance"] == now
+    open_run_dir(make_run(run_dir, balance=now))
+    with pytest.raises(ConfigError, match=r"balance\.speed: is 0\.1 now"):
+        open_run_dir(make_run(run_dir, balance=now | {"speed": 0.1}))
 
 
 def test_a_stored_key_that_this_version_cannot_read_is_named(run_dir: Path) -> None:

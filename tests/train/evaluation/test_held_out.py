@@ -97,7 +97,6 @@ def test_the_model_goes_back_to_the_mode_it_was_in(is_training: bool) -> None:
     assert model.training is is_training
 
 
-@pytest.mark.filterwarnings("ignore:In CPU autocast")  # as train/engine/cpu.py does; pytest has its own list of filters
 def test_a_validation_pass_between_microbatches_counts_no_token() -> None:
     model = build_model(tiny_config(), seq_len=8)
     tokens = random_tokens(2, 8)

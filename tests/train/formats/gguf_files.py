@@ -63,5 +63,5 @@ def write_small(folder: Path, config: ModelConfig, *, dtype: Dtype) -> tuple[Pat
     """The file and the model that it is of."""
     model = build_model(config, seq_len=SEQ_LEN)
     path, tokenizer_dir = folder / "model.gguf", small_tokenizer(folder / "tokenizer")
-    write_gguf(path, config, MemoryReader(model), tokenizer_dir, dtype=dtype, seq_len=SEQ_LEN)
+    write_gguf(path, config, MemoryReader(model), tokenizer_dir, dtype=dtype, max_positions=SEQ_LEN)
     return path, model

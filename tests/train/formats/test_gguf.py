@@ -115,7 +115,9 @@ def test_q8_0_is_off_by_half_a_step_at_most_and_leaves_rows_that_are_no_whole_bl
 
 def test_the_keys_say_what_transformers_reads_in_our_config(written: Any) -> None:
     path, _ = written["float32"]
-    config: Any = AfmoeConfig(**hf_config(small_config(), seq_len=SEQ_LEN, speed=1e-3, token_ids={}, dtype="float32"))
+    config: Any = AfmoeConfig(
+        **hf_config(small_config(), max_positions=SEQ_LEN, speed=1e-3, token_ids={}, dtype="float32")
+    )
     expected = {
         "vocab_size": config.vocab_size,
         "context_length": config.max_position_embeddings,
@@ -166,7 +168,7 @@ def test_the_same_bytes_whatever_is_held_at_a_time(
     monkeypatch.setattr(train_gguf, "SLICE_ELEMENTS", 4000)  # one expert (3,072) of eight; 62 of the 320 embeddings
     config = small_config()
     reader, path = MemoryReader(build_model(config, seq_len=SEQ_LEN)), tmp_path / "model.gguf"
-    write_gguf(path, config, reader, small_tokenizer(tmp_path / "tokenizer"), dtype=dtype, seq_len=SEQ_LEN)
+    write_gguf(path, config, reader, small_tokenizer(tmp_path / "tokenizer"), dtype=dtype, max_positions=SEQ_LEN)
     assert max(reader.reads) <= 4000
     assert path.read_bytes() == written[dtype][0].read_bytes()
 
@@ -187,7 +189,8 @@ class Reader:
         return torch.zeros(320, 64)
 
 path, tokenizer_dir, config = sys.argv[1:]
-write_gguf(Path(path), ModelConfig(**json.loads(config)), Reader(), Path(tokenizer_dir), dtype="float32", seq_len=64)
+model = ModelConfig(**json.loads(config))
+write_gguf(Path(path), model, Reader(), Path(tokenizer_dir), dtype="float32", max_positions=64)
 """
 
 
@@ -209,7 +212,7 @@ def test_a_failed_write_leaves_what_was_there(written: Any, tmp_path: Path) -> N
     path.write_bytes(before := written["float32"][0].read_bytes())
     reader, tokenizer_dir = Failing(build_model(config, seq_len=SEQ_LEN)), small_tokenizer(tmp_path / "tokenizer")
     with pytest.raises(OSError, match="the disk is gone"):
-        write_gguf(path, config, reader, tokenizer_dir, dtype="float32", seq_len=SEQ_LEN)
+        write_gguf(path, config, reader, tokenizer_dir, dtype="float32", max_positions=SEQ_LEN)
     assert path.read_bytes() == before
     assert {entry.name for entry in tmp_path.iterdir()} == {"model.gguf", "tokenizer"}
 
@@ -217,7 +220,7 @@ def test_a_failed_write_leaves_what_was_there(written: Any, tmp_path: Path) -> N
 def test_what_llama_cpp_takes_from_no_key_is_refused_at_once(tmp_path: Path) -> None:
     config, unread = small_config(scale_embedding=False, global_every=2), cast(Any, None)
     with pytest.raises(ConfigError) as refused:
-        write_gguf(tmp_path, config, unread, tmp_path, dtype="float32", seq_len=SEQ_LEN)
+        write_gguf(tmp_path, config, unread, tmp_path, dtype="float32", max_positions=SEQ_LEN)
     message = str(refused.value)
     assert "model.scale_embedding=false" in message
     assert "model.global_every=2" in message
@@ -227,6 +230,6 @@ def test_what_llama_cpp_takes_from_no_key_is_refused_at_once(tmp_path: Path) -> 
 
 def test_a_file_that_is_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (path := tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="exists and is no GGUF file"):
-        write_gguf(path, small_config(), cast(Any, None), tmp_path, dtype="float32", seq_len=SEQ_LEN)
+    with pytest.raises(ConfigError, match="exists and is not as an export of this program wrote it"):
+        write_gguf(path, small_config(), cast(Any, None), tmp_path, dtype="float32", max_positions=SEQ_LEN)
     assert path.read_text() == "mine"

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AfmoeConfig
 
+from data_pipelines.base.errors import ConfigError
 from tests.train.afmoe import build_model, family_config, load_in_transformers, tiny_config, to_hf
 from train.afmoe.moe import MoE
 from train.blueprint.shapes import model_shapes
-from train.formats.hf_names import contradictions, hf_config, is_published, model_config, pieces
+from train.formats.hf_names import contradictions, hf_config, is_published, layer_types, model_config, pieces
 
 
 def test_transformers_misses_no_name_and_expects_no_other(tmp_path: Path) -> None:
@@ -98,12 +99,12 @@ READ_BY = {
 @pytest.mark.parametrize("reader", READ_BY)
 def test_the_config_has_every_key_that_is_read(reader: str) -> None:
     token_ids: dict[str, int | None] = {"bos_token_id": 0, "eos_token_id": 3, "pad_token_id": 2}
-    config = hf_config(tiny_config(), seq_len=8, speed=1e-3, token_ids=token_ids, dtype="float32")
+    config = hf_config(tiny_config(), max_positions=8, speed=1e-3, token_ids=token_ids, dtype="float32")
     assert set(READ_BY[reader].split()) <= config.keys()
 
 
 def test_transformers_takes_the_config_as_it_stands() -> None:
-    config = hf_config(tiny_config(), seq_len=8, speed=1e-3, token_ids={"eos_token_id": 3}, dtype="bfloat16")
+    config = hf_config(tiny_config(), max_positions=8, speed=1e-3, token_ids={"eos_token_id": 3}, dtype="bfloat16")
     theirs = AfmoeConfig(**config)
     assert theirs.dtype == torch.bfloat16
     assert theirs.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
@@ -112,7 +113,7 @@ def test_transformers_takes_the_config_as_it_stands() -> None:
 
 
 def test_the_config_of_trinity_large() -> None:
-    config = hf_config(family_config("trinity_large"), seq_len=8192, speed=5e-4, token_ids={}, dtype="bfloat16")
+    config = hf_config(family_config("trinity_large"), max_positions=8192, speed=5e-4, token_ids={}, dtype="bfloat16")
     assert config["layer_types"] == (["sliding_attention"] * 3 + ["full_attention"]) * 15
     expected = {
         "hidden_size": 3072,
@@ -175,7 +176,9 @@ def test_the_published_config_of_mini_is_our_trinity_mini() -> None:
     assert differ == {"hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers"} | {
         f"num_{kind}_heads" for kind in ("attention", "key_value")
     }
-    exported = hf_config(family_config("trinity_mini"), seq_len=131072, speed=1e-3, token_ids={}, dtype="bfloat16")
+    exported = hf_config(
+        family_config("trinity_mini"), max_positions=131072, speed=1e-3, token_ids={}, dtype="bfloat16"
+    )
     assert {key: exported[key] for key in PUBLISHED_MINI} == PUBLISHED_MINI
 
 
@@ -183,7 +186,7 @@ def test_the_published_config_of_mini_is_our_trinity_mini() -> None:
 @pytest.mark.parametrize("through_transformers", [False, True])
 def test_a_config_comes_back_as_it_went(name: str, through_transformers: bool) -> None:
     ours = replace(family_config(name), route_norm=not through_transformers, num_shared_experts=2, rope_theta=5e5)
-    config = hf_config(ours, seq_len=ours.max_seq_len, speed=1e-3, token_ids={}, dtype="float32")
+    config = hf_config(ours, max_positions=ours.max_seq_len, speed=1e-3, token_ids={}, dtype="float32")
     if through_transformers:
         config = AfmoeConfig(**config).to_dict()
     back = model_config(config)
@@ -203,6 +206,31 @@ def test_what_a_config_leaves_out_is_what_transformers_takes() -> None:
     theirs = AfmoeConfig(num_hidden_layers=4, hidden_size=64, num_dense_layers=1)
     full = theirs.to_dict()
     optional = ("rms_norm_eps", "route_scale", "global_attn_every_n_layers", "sliding_window", "mup_enabled")
+    optional += ("max_position_embeddings",)
     left_out = {key: value for key, value in full.items() if key not in (*optional, "rope_theta", "rope_parameters")}
     assert set(full) - set(left_out) >= set(optional)
     assert model_config(left_out) == model_config(full)
+
+
+@pytest.mark.parametrize("kinds", ["ssg", "g", "s", "ssssg"])
+def test_the_period_of_global_layers_is_that_of_layer_types_where_no_key_says_it(kinds: str) -> None:
+    names = {"s": "sliding_attention", "g": "full_attention"}
+    config = {**PUBLISHED_MINI, "layer_types": [names[kinds[i % len(kinds)]] for i in range(32)]}
+    del config["global_attn_every_n_layers"]
+    assert layer_types(model_config(config)) == config["layer_types"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["full_attention"] + ["sliding_attention"] * 31, r"every_n_layers=1, .* full_attention in \[1\]"),
+        (["sliding_attention"] * 3 + ["full_attention"] * 29, r"every_n_layers=4, .* got 32, .* in \[4, 5, 6, "),
+        (["sliding_attention"] * 3 + ["full_attention"], "expected 32 layers, .* got 4, of full_attention, sliding"),
+        (["chunked_attention"] * 32, "got 32, of chunked_attention, with"),
+    ],
+)
+def test_layer_types_without_a_period_are_refused_with_what_they_are(kinds: list[str], said: str) -> None:
+    config = {**PUBLISHED_MINI, "layer_types": kinds}
+    del config["global_attn_every_n_layers"]
+    with pytest.raises(ConfigError, match=f"layer_types: not supported; .*{said}"):
+        model_config(config)

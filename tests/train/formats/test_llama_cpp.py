@@ -14,10 +14,6 @@ from tests.train.formats.gguf_files import TEXTS, small_config, write_small
 from tests.train.formats.llama_cpp import ask_llama_cpp
 from train.formats.gguf_file import Dtype
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:In CPU autocast:UserWarning"
-)  # torchtitan's router; see train/engine/cpu.py
-
 STRANGE_TEXTS = [
     " \t\r\n\x7f ",
     "naïve Ünïcödé, e\u0301 and \u00e9, \u2028 \ufeff",

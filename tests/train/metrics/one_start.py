@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import wandb
+
 from train.metrics import follower
 from train.metrics.config import MetricsConfig
 from train.metrics.events import Event, History

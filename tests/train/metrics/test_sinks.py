@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from data_pipelines.base.compose import compose
+from train.config.check import check
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
+from train.metrics.events import History
 from train.metrics.jsonl import JsonLines
 from train.metrics.row import Row
-from train.metrics.sinks import Sinks
+from train.metrics.sinks import Sinks, open_sinks
 
 FIGURES = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
 """What the console shows of a row."""
@@ -72,6 +76,23 @@ def test_a_row_that_is_no_json_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range float values"):
         sink.write(row_of(step=1, loss=float("nan")))
     sink.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(range(1, 5), ""), ((1, 2, 4), "no rows of 1 of the 4 steps so far"), ((), "no rows of 4 of the 4")],
+)
+def test_a_run_says_where_rows_of_its_past_are_gone(
+    path: Path, rows: Sequence[int], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in rows))
+    timeline = check(compose(["experiment=smoke"])).timeline
+    off = MetricsConfig(wandb="disabled", console=False)
+    open_sinks(
+        off, run_dir=path.parent, name="run", settings={}, timeline=timeline, resume_step=4, history=History()
+    ).close()
+    output = capsys.readouterr().out
+    assert said in output if said else not output
 
 
 def test_alarms_are_warnings_on_the_console(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import pytest
 import torch
-
 import wandb
+
 from data_pipelines.base.errors import REQUEUE_EXIT, RunError
 from tests.train.metrics.one_start import SETTINGS, take_steps, timeline
 from tests.train.metrics.wandb_history import history, records
@@ -250,6 +250,19 @@ def test_nested_figures_are_grouped_by_slashes() -> None:
     }
 
 
+@pytest.mark.parametrize("home", [None, "nowhere", "there"])
+def test_wandb_writes_to_the_run_directory_where_there_is_no_home(
+    home: str | None, recorded: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    environment = {} if home is None else {"HOME": str(tmp_path / home)}
+    monkeypatch.setattr("os.environ", environment)
+    client(tmp_path)
+    folders = {value for name, value in environment.items() if name.startswith("WANDB_") and name.endswith("_DIR")}
+    kept = {str(tmp_path / "wandb/home" / kind) for kind in ("cache", "config", "data")}
+    assert folders == (set() if home == "there" else kept)
+
+
 def break_wandb(*_: Any, **__: Any) -> None:
     raise OSError("no network")
 
@@ -266,6 +279,12 @@ def test_wandb_that_cannot_start_stops_a_run_that_requires_it_and_has_done_nothi
     monkeypatch.setattr(WandB, "__init__", break_wandb)
     with pytest.raises(RunError, match=r"W&B cannot start .*no network.*metrics\.wandb=offline"):
         start(tmp_path, MetricsConfig(wandb="online"))
+
+
+def test_nobody_who_chose_offline_is_told_to_choose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WandB, "__init__", break_wandb)
+    with pytest.raises(RunError, match=r"offline\): no network; go on without by metrics\.wandb=disabled"):
+        start(tmp_path, MetricsConfig(wandb="offline"))
 
 
 @pytest.mark.parametrize(("is_required", "resume_step"), [(False, 0), (True, 1)])

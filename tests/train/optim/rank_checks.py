@@ -24,11 +24,12 @@ from tests.train.optim.small_model import (
     sharded_model_of,
     values,
 )
+from train.optim.adamw import AdamWConfig
 from train.optim.clip import clip_grad_norm_
-from train.optim.config import AdamWConfig, MuonConfig, OptimizerConfig
-from train.optim.exchange import Orthogonalize
+from train.optim.config import OptimizerConfig
 from train.optim.groups import Optimizers, optimizers_config
-from train.optim.muon import Muon
+from train.optim.muon import Muon, MuonConfig
+from train.optim.orthogonal.exchange import Orthogonalize
 
 WORLD_SIZE = 4
 LR = 0.02

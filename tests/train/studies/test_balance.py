@@ -67,8 +67,12 @@ def test_the_runs_differ_in_the_rule_and_its_speed_only(tmp_path: Path) -> None:
     from train.config.rundir import changes
 
     none, *others = [balance.open_case(rule, tmp_path, []).run.settings for rule in balance.RULES.split(",")]
+    own = {"balance.sharpness": 2.0, "balance.momentum": 0.5}
+    """What only some rules have; those that have it have the same."""
     for other in others:
-        assert {path for path, *_ in changes(none, other)} <= {"run.name", "run.dir", "balance.kind", "balance.speed"}
+        changed = {path: new for path, _, new in changes(none, other)}
+        assert changed.keys() - own.keys() <= {"run.name", "run.dir", "balance.kind", "balance.speed"}
+        assert {path: new for path, new in changed.items() if path in own}.items() <= own.items()
 
 
 def test_an_override_of_the_speed_is_for_the_rules_that_name_none(tmp_path: Path) -> None:
@@ -87,6 +91,18 @@ def test_all_problems_are_said_before_anything_is_made(tmp_path: Path, capsys: p
     assert "speed must be finite and not negative, got -1" in message
     assert message.count("top_k=99 exceeds num_experts=32") == 1
     assert not out.exists()
+
+
+def test_a_folder_of_another_run_is_found_before_any_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a=b"
+    (case,) = balance.open_cases(["sign"], out, [])
+    balance.open_run_dirs([case])
+    (out / "sign/metrics.jsonl").write_text('{"step": 1}\n')
+    assert balance.main([str(out), "--rules", "smebu,sign", "debug.seed=1"]) == CONFIG_EXIT
+    assert "debug.seed: is 1 now" in capsys.readouterr().err
+    assert [entry.name for entry in out.iterdir()] == ["sign"]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +154,10 @@ def test_the_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_the_help_are_configurations(example: str) -> None:
+def test_the_examples_of_the_help_are_configurations(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no runs/ lies
     args = balance.parse(shlex.split(example))
     balance.open_case(args.rules.split(",")[-1], args.out, args.overrides)
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Mapping
+from math import inf
+
 from torchtitan.config import TrainingConfig
 
+from data_pipelines.corpora.config import Weights
 from data_pipelines.corpora.kinds import AnyData
 from data_pipelines.plan.plan import mix_problems
 from train.afmoe.config import ModelConfig
@@ -27,18 +33,33 @@ def vocabulary_fits_the_model(data: AnyData, model: ModelConfig) -> str | None:
     return None
 
 
-_MIX_REMEDY = (
-    "give every phase weights of its sources, data.mix='{phase: {source: 1, other: 2}, ...}', or set data.mix=null: "
-    "sources in proportion to their size"
-)
-
-
 def mix_names_phases_and_sources(data: AnyData, schedule: ScheduleConfig) -> str | None:
     if data.mix is None:
         return None
-    phases = [phase.name for phase in schedule.phases]
-    problems = mix_problems(data.mix, phases, data.source_names())
-    return "; ".join([*problems, _MIX_REMEDY]) if problems else None
+    phases, sources = [phase.name for phase in schedule.phases], data.source_names()
+    problems = mix_problems(data.mix, phases, sources)
+    if not problems:
+        return None
+    example = shlex.quote(f"data.mix={_completed(data.mix, phases, sources)}")
+    return (
+        f"{'; '.join(problems)}; give every phase weights of its sources, {example}, or set data.mix=null: sources in "
+        "proportion to their size"
+    )
+
+
+def _completed(mix: Mapping[str, Weights], phases: list[str], sources: list[str]) -> str:
+    """What can be used of `mix`, and equal weights where a phase has none, in Hydra's grammar."""
+    weights = {}
+    for phase in phases:
+        given = {name: weight for name, weight in mix.get(phase, {}).items() if name in sources and 0 <= weight < inf}
+        usable = given if any(given.values()) else dict.fromkeys(sources, 1.0)
+        weights[phase] = _braces({name: f"{weight:g}" for name, weight in usable.items()})
+    return _braces(weights)
+
+
+def _braces(values: Mapping[str, str]) -> str:
+    keys = {name: re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", name) for name in values}  # Hydra takes no quotes there
+    return "{" + ", ".join(f"{keys[name]}: {value}" for name, value in values.items()) + "}"
 
 
 RULES = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torchtitan.config import CompileConfig, TrainingConfig
+from torchtitan.tools.profiler import Profiler
 from torchtitan.tools.utils import get_cuda_flash_attention_impl
 
 from train.afmoe.config import ModelConfig
@@ -83,12 +84,27 @@ def liger_is_installed(loss: LossConfig) -> str | None:
     return None
 
 
+def compiler_is_there(compile: CompileConfig) -> str | None:
+    if not compile.enable or compile.backend == "inductor":
+        return None
+    there = torch.compiler.list_backends(exclude_tags=())
+    return None if compile.backend in there else f"compile.backend={compile.backend}: allowed: {', '.join(there)}"
+
+
+def snapshots_need_cuda(profiler: Profiler.Config) -> str | None:
+    if profiler.enable_memory_snapshot and not torch.cuda.is_available():
+        return "profiler.enable_memory_snapshot: needs a CUDA device, and this machine has none; set false"
+    return None
+
+
 RULES = (
     cuda_graphs_are_off,
     attention_needs_cuda,
     varlen_attention_is_installed,
     varlen_attention_is_bfloat16,
     compiled_layers_are_bfloat16,
+    compiler_is_there,
+    snapshots_need_cuda,
     liger_needs_cuda,
     liger_is_installed,
 )

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
+import torch
 from torchtitan.components.checkpointer import CheckpointManager
-from torchtitan.config import CommConfig, DebugConfig, TrainingConfig
+from torchtitan.config import CommConfig, CompileConfig, DebugConfig, TrainingConfig
+from torchtitan.distributed.activation_checkpoint import MemoryBudgetAC
 from torchtitan.tools.profiler import Profiler
 
 from train.afmoe.config import ModelConfig
+from train.optim.config import OptimizerConfig
 
 DERIVED = ("training.steps", "training.global_batch_size")
 """Fields of the engine's sections that follow from the schedule."""
+
+UNSUPPORTED = {
+    "load_only": "the run would train and save nothing; checkpoint.enable=false does that and says so",
+    "create_seed_checkpoint": "a run writes none; weights at step 0 follow from debug.seed on every mesh",
+    "last_save_model_only": "the last checkpoint is a full one, export makes the model",
+}
+"""Switches of the `checkpoint` section, and why they stay off."""
 
 
 def steps_follow_from_the_schedule(settings: dict[str, Any]) -> str | None:
@@ -42,10 +53,9 @@ def weights_are_float32(training: TrainingConfig) -> str | None:
 
 
 def checkpoints_are_resumable(checkpoint: CheckpointManager.Config) -> str | None:
-    if checkpoint.last_save_model_only:
-        return (
-            "checkpoint.last_save_model_only: must be false; the last checkpoint is a full one, export makes the model"
-        )
+    for name, reason in UNSUPPORTED.items():
+        if getattr(checkpoint, name):
+            return f"checkpoint.{name}: must be false; {reason}"
     if checkpoint.exclude_from_loading:
         return (
             f"checkpoint.exclude_from_loading={checkpoint.exclude_from_loading}: must be empty; a resumed run would go "
@@ -53,6 +63,47 @@ def checkpoints_are_resumable(checkpoint: CheckpointManager.Config) -> str | Non
         )
     if checkpoint.async_mode != "disabled":
         return f"checkpoint.async_mode: got {checkpoint.async_mode!r}, allowed: 'disabled'"
+    return None
+
+
+def decay_leaves_weights(optimizer: OptimizerConfig) -> str | None:
+    """A step multiplies weights by 1 - lr weight_decay."""
+    for name in (one.name for one in fields(optimizer)):
+        lr, decay = (getattr(getattr(optimizer, name), key, 0.0) for key in ("lr", "weight_decay"))
+        if lr * decay >= 1:
+            return (
+                f"optimizer.{name}.weight_decay={decay}: times lr={lr} it must be below 1, the share of the weights "
+                "that a step takes away; the default is 0.1"
+            )
+    return None
+
+
+def experts_fill_16_bytes(model: ModelConfig, training: TrainingConfig) -> str | None:
+    """torch's grouped product of the experts asks it of each row."""
+    multiple = 16 // getattr(torch, training.mixed_precision_param).itemsize
+    for name in ("dim", "expert_hidden_dim"):
+        if (size := getattr(model, name)) % multiple:
+            return (
+                f"model.{name}={size}: must be a multiple of {multiple}, the numbers of "
+                f"training.mixed_precision_param={training.mixed_precision_param} in 16 bytes; choose "
+                f"{size + multiple - size % multiple}"
+            )
+    return None
+
+
+def memory_budget_is_compiled(activation_checkpoint: object, compile: CompileConfig) -> str | None:
+    is_compiled = compile.enable and "model" in compile.components
+    if isinstance(activation_checkpoint, MemoryBudgetAC.Config) and not is_compiled:
+        return (
+            "activation_checkpoint.kind=memory_budget: the compiler keeps the budget; set compile.enable=true with "
+            "compile.components=[model, loss], or kind=full"
+        )
+    return None
+
+
+def batches_vary(debug: DebugConfig) -> str | None:
+    if debug.batch_invariant:
+        return "debug.batch_invariant: must be false; torchtitan has it for reinforcement learning only"
     return None
 
 
@@ -82,5 +133,9 @@ RULES = (
     some_layer_has_experts,
     weights_are_float32,
     checkpoints_are_resumable,
+    decay_leaves_weights,
+    experts_fill_16_bytes,
+    memory_budget_is_compiled,
+    batches_vary,
     seed_is_set,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from train.optim.exchange import run_interleaved
+from train.optim.orthogonal.exchange import run_interleaved
 
 
 def round_of(name: str, trace: list[str]) -> Iterator[None]:

@@ -1,7 +1,22 @@
-"""The way of an update: rows -> whole matrices at their owners -> orthogonal rows -> every replica.
+"""The path of an update: rows -> whole matrices at their owners -> orthogonal rows -> every replica.
 
-Three collectives a round: all_to_all over the shards of a replica, its reverse, and one all_gather over replicas.
-An axis of size 1 needs none; the code is the same on one rank.
+FSDP leaves each rank with some rows of every matrix, but a matrix can only be orthogonalised as a whole. So each matrix
+has an owner (ownership.py), and the matrices travel in rounds. A round has four stages and, between them, three
+collectives:
+
+    1. every rank cuts out its rows            -> all_to_all over the shards of a replica
+    2. the owners orthogonalise whole matrices -> all_to_all, the reverse
+    3. every rank has its rows back            -> all_gather over the replicas
+    4. every rank applies its rows of all matrices
+
+An axis of size 1 needs no collective; the code is the same on one rank.
+
+The schedule (run_interleaved) overlaps rounds: while the bytes of one travel, another is computed. In each turn a new
+round starts and those under way advance by a stage, so with rounds A, B, C ... the stages happen in the order
+
+    A1 | B1 A2 | C1 B2 A3 | D1 C2 B3 A4 | E1 D2 C3 B4 | ...
+
+The newest goes first, so that its bytes are already on their way when the owners compute for the round before it.
 
 Bytes per rank and step, for P elements in the matrices of a grid of S shards x R replicas, b bytes an element:
 
@@ -9,13 +24,12 @@ Bytes per rank and step, for P elements in the matrices of a grid of S shards x 
     all_gather                 receives b P/S (R-1)/R         the rest
 
 Repeating the work on each replica sends 2 b P/S (S-1)/S: for split rows owning costs fewer bytes and 1/R of the
-arithmetic. Whole experts (S = 1) would send nothing; there owning pays where the arithmetic saved, 30 M flops an
-element of an M x M matrix, takes longer than b bytes: M > 1,300 at 1 PFLOP/s, 50 GB/s and bfloat16.
+arithmetic. Whole experts (S = 1) would send nothing; there ownership pays where the arithmetic that it saves, 30 M
+flops per element of an M x M matrix, takes longer than sending b bytes: M > 1,300 at 1 PFLOP/s, 50 GB/s and bfloat16.
 
 Memory: the largest buffer of a round is the result of the all_gather, b P/S summed over the matrices of the round and
-padded to the longest replica; the plan keeps it near `exchange_mib`. Beside it live 1/R of that to send, 1/R to
-receive and, while Newton-Schulz runs, 4/R more. At most four rounds are alive: on the way to the owners, computed,
-on the way back, gathered.
+padded to the longest replica; the plan keeps it near `exchange_mib`. In addition there are 1/R of that to send, 1/R to
+receive and, while Newton-Schulz runs, 4/R more. At most four rounds are in memory at once, one at each stage.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -28,9 +42,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from train.optim import layout
-from train.optim.ownership import Matrix, Round
-from train.optim.placement import Axis, Grid
+from train.optim.orthogonal import layout
+from train.optim.orthogonal.ownership import Matrix, Round
+from train.optim.orthogonal.placement import Axis, Grid
 
 Orthogonalize = Callable[[Tensor], Tensor]
 Apply = Callable[[Matrix, Tensor], None]
@@ -46,18 +60,18 @@ def exchange(
     apply_: Apply,
     dtype: torch.dtype,
 ) -> Iterator[None]:
-    """One round, as a generator that yields while its bytes travel.
+    """One round, as a generator: each `yield` stands between two stages, while a collective is under way.
 
     updates[param]: this rank's part of each parameter's update, [matrices, rows, columns], any float type.
     orthogonalize(x_BMN): called on the matrices that this rank owns, batched by shape, as `dtype`.
-    apply_(matrix, u_MN): called for every matrix of the round with this rank's rows of the result.
+    apply_(matrix, u_MN): called for every matrix of the round, with this rank's rows of the result.
     """
     shards, replicas = grid.shards, grid.replicas
     held, mine = round_.of_replica(replicas.index), round_.owned[replicas.index][shards.index]
     by_owner = layout.counts_by_owner(round_, replica=replicas.index, shard=shards.index)
     by_shard = layout.counts_by_shard(mine, num_shards=shards.size)
 
-    # Contents beyond sum(by_owner) are padding: sent by the all_gather, read by nobody.
+    # What lies beyond sum(by_owner) is padding: the all_gather sends it, and nobody reads it.
     padded = updates[0].new_empty(layout.padded_count(round_, shard=shards.index), dtype=dtype)
     at_shards = padded[: sum(by_owner)]
     at_owner = at_shards if shards.size == 1 else padded.new_empty(sum(by_shard))
@@ -83,10 +97,9 @@ def exchange(
 
 
 def run_interleaved(rounds: Iterable[Iterator[None]]) -> None:
-    """Starts one round after the other, and each time takes those in flight one stage further, the newest first.
+    """Runs all rounds to their end, in the order that the top of this file shows.
 
-    So the bytes of one round travel while another is computed. All ranks of a group run the same rounds in the same
-    order, hence their collectives match.
+    Every rank of a group runs the same rounds in the same order, so their collectives match without any message.
     """
     in_flight: list[Iterator[None]] = []  # the newest first
     for started in rounds:
@@ -96,7 +109,7 @@ def run_interleaved(rounds: Iterable[Iterator[None]]) -> None:
 
 
 def _advanced(rounds: list[Iterator[None]]) -> list[Iterator[None]]:
-    """Takes each round to its next `yield`, in order; returns those that are not finished."""
+    """Runs one stage of each round, in order; returns the rounds that are not finished."""
     unfinished = []
     for round_ in rounds:
         try:

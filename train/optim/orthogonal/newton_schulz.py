@@ -1,7 +1,7 @@
-"""Newton-Schulz: every singular value of a matrix towards 1, by matrix products alone (pure).
+"""Newton-Schulz: moves every singular value of a matrix towards 1, by matrix products alone (pure).
 
 X <- aX + (bA + cA^2)X with A = XX^T maps each singular value s to as + bs^3 + cs^5 and leaves the singular vectors
-alone. Five such polynomials take any s in (0, 1] near 1, so the result is close to UV^T of X = USV^T.
+as they are. Five such polynomials take any s in (0, 1] near 1, so the result is close to UV^T of X = USV^T.
 
 Source: Keller Jordan, https://kellerjordan.github.io/posts/muon/ and the package muon-optimizer, which is the kernel
 for its own coefficients; microsoft/dion, dion/newton_schulz_triton.py, for the others.

@@ -7,7 +7,7 @@ import torch
 from muon import zeropower_via_newtonschulz5
 from torch import Tensor
 
-from train.optim.newton_schulz import COEFFICIENTS, MUON, newton_schulz, orthogonalize
+from train.optim.orthogonal.newton_schulz import COEFFICIENTS, MUON, newton_schulz, orthogonalize
 
 
 def normal(*shape: int) -> Tensor:

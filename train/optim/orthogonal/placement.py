@@ -6,7 +6,8 @@ FSDP2, HSDP and expert parallelism leave each parameter as one of
     3-D  [experts, out, in]  Shard(0), also strided, any number   whole experts, each in one place
     3-D  [experts, out, in]  Shard(1) over efsdp, Shard(0) ep     rows of the local experts over efsdp
 
-and Replicate over dp_replicate. So the axes of the mesh split the matrices of a parameter, their rows, or copy them.
+and Replicate over dp_replicate. So each axis of the mesh does one of three things to a parameter: it deals out whole
+matrices, splits the rows of each, or holds copies.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.distributed.tensor import DTensor, Placement, Shard
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One direction of a grid: its global ranks, this rank's place among them, and their process group."""
+    """One direction of a grid: its ranks by their global numbers, this rank's place among them, their process group."""
 
     ranks: tuple[int, ...] = (0,)
     index: int = 0
@@ -75,7 +76,7 @@ def _role(placement: Placement, ndim: int) -> str | None:
         return "copies"
     if placement == Shard(ndim - 2):
         return "rows"
-    # Strided or not: which expert lies where does not matter, only that it is whole.
+    # Strided or not: it does not matter which expert lies where, only that each is whole.
     return "experts" if ndim == 3 and getattr(placement, "dim", None) == 0 else None
 
 

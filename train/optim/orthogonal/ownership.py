@@ -1,11 +1,12 @@
-"""Which rank orthogonalises which matrix: a plan that every rank derives alone, without a message (pure, no torch).
+"""Which rank orthogonalises which matrix: a plan that every rank makes by itself, without a message (pure, no torch).
 
 The ranks that hold the same matrices form a grid: the rows of each matrix are split over `num_shards` ranks, and
 `num_replicas` copies of that exist. Any of the S x R ranks can own a matrix, so each is orthogonalised once in the
 grid instead of once per replica.
 
-The largest matrix first, each to the rank with the least work (longest processing time first: Graham 1969, at most
-4/3 of the best possible). Equal loads go to replicas in turn, so that the all-gather between replicas stays even.
+The largest matrix goes first, and each goes to the rank with the least work so far (longest processing time first:
+Graham 1969; the busiest rank has at most 4/3 of what it has in the best plan). Ranks with equal work take turns over
+the replicas, so that each replica contributes about as much to the all_gather.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ NUM_ITERATIONS = 5  # of both coefficient tables
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Matrix number `index` of this grid's part of parameter number `param`. A 2-D weight has only index 0."""
+    """Matrix number `index` of parameter number `param`, counted in what this rank's grid holds of the parameter.
+    A 2-D weight has only the index 0."""
 
     param: int
     index: int
@@ -53,8 +55,8 @@ def row_chunk(rows: int, shard: int, num_shards: int) -> range:
 def plan_rounds(
     matrices: Sequence[Matrix], *, num_shards: int, num_replicas: int, max_elements: int
 ) -> tuple[Round, ...]:
-    """Owners for all matrices. A rank's shard of one round is at most max_elements, or a single matrix."""
-    # (work so far, owner); kept over the rounds, so that the whole step is balanced and not only each round.
+    """An owner for each matrix, in rounds. A rank's rows in a round are at most max_elements, or of a single matrix."""
+    # (work so far, owner): carried from round to round, so that the whole step is balanced and not only each round.
     loads = [(0, owner) for owner in range(num_shards * num_replicas)]
     rounds = []
     for together in _split(matrices, num_shards, max_elements):
@@ -69,7 +71,7 @@ def plan_rounds(
 
 
 def summary(rounds: Sequence[Round]) -> str:
-    """What the plan of a grid amounts to, for the log."""
+    """The plan of a grid in figures, for the log."""
     num_replicas, num_shards = len(rounds[0].owned), len(rounds[0].owned[0])
     owned = [
         [m for round_ in rounds for m in round_.owned[replica][shard]]

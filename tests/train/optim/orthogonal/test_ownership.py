@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.optim.ownership import Matrix, Round, newton_schulz_flops, plan_rounds, row_chunk, summary
+from train.optim.orthogonal.ownership import Matrix, Round, newton_schulz_flops, plan_rounds, row_chunk, summary
 
 UNLIMITED = 10**12
 

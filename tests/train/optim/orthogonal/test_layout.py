@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from train.optim import layout
-from train.optim.ownership import Matrix, Round
+from train.optim.orthogonal import layout
+from train.optim.orthogonal.ownership import Matrix, Round
 
 P, Q = Matrix(0, 0, 3, 1), Matrix(1, 0, 1, 2)
 ROUND = Round(owned=(((P,), (Q,)),))

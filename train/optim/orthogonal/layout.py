@@ -1,11 +1,12 @@
 """Where each piece of a matrix lies in the exchange buffers (pure index math over torch views).
 
-Two orders, each used in both directions, so no buffer is ever reordered:
+There are two buffers, each filled in one direction and read in the other, so neither is ever reordered. Their contents
+in order, on the rank of shard s in replica r and on an owner:
 
-    shard side   on rank (s, r): owner by owner, matrix by matrix, the rows of shard s     send, then receive back
-    owner side   on the owner:   shard by shard, matrix by matrix, the rows of that shard  receive, then send back
+    shard side   for each owner, for each of its matrices: the rows of shard s       sent, then received back
+    owner side   for each shard, for each of its own matrices: the rows of the shard received, then sent back
 
-The shard side of (s, r) is also, unchanged, what replica r contributes to the all-gather over replicas.
+The shard side is also, unchanged, what replica r contributes to the all_gather over replicas.
 
 Letters: B matrices of a batch, M rows, N columns.
 """
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from train.optim.ownership import Matrix, Round, row_chunk
+from train.optim.orthogonal.ownership import Matrix, Round, row_chunk
 
 
 def num_elements(matrices: Sequence[Matrix], shard: int, num_shards: int) -> int:
