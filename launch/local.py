@@ -82,9 +82,9 @@ def check(overrides: list[str]) -> Run:
     warm_up()
     from data_pipelines.base.compose import compose
     from train.config.check import check
+    from train.config.origin import check_origin
     from train.config.owner import refuse_owned
     from train.config.rundir import open_run_dir
-    from train.loop.origin import check_origin
 
     try:
         run = check(compose(overrides))

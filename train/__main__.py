@@ -125,7 +125,7 @@ def checked(run: Run) -> str:
 
     if not run.checkpoint.initial_load_path:
         return summary(run)  # a second of imports earlier
-    from train.loop.origin import check_origin
+    from train.config.origin import check_origin
 
     note = check_origin(run)
     return f"{summary(run)}\nnote           {note}" if note else summary(run)

@@ -12,8 +12,8 @@ from data_pipelines.tokenizer.encoder import TextEncoder
 from launch.checks.base import Finding, Subject, fail, failures, ok, warning
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.tokenizer import tokenizer_hash
+from train.config.origin import compare_tokenizers
 from train.config.run import Run
-from train.loop.origin import compare_tokenizers
 
 FEW_IDS = 0.5
 """Share of the model's rows: with fewer ids, head and embedding are mostly idle, which nobody wants."""

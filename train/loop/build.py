@@ -23,12 +23,12 @@ from train.afmoe.spec import model_spec
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.manager import Checkpoints
 from train.checkpoint.tokenizer import HASH, keep_tokenizer, tokenizer_hash
+from train.config.origin import check_origin, compare_tokenizers, max_positions
 from train.config.run import Run
 from train.formats.hf_folder import CONFIG
 from train.formats.hf_names import hf_config
 from train.formats.hf_write import json_text, token_ids_of
 from train.loop.data import build_plan, check_same_text, check_tokenizer, held_out
-from train.loop.origin import check_origin, compare_tokenizers, max_positions
 from train.loop.rates import TimelineSchedule
 from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss

@@ -85,7 +85,7 @@ def test_a_row_that_is_no_json_is_refused(path: Path) -> None:
 def test_a_run_says_where_rows_of_its_past_are_gone(
     path: Path, rows: Sequence[int], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path.write_text("".join(f'{{"step": {step}}}\n' for step in rows))
+    path.write_text("".join(json.dumps({"step": step, "loss": 2.0, "grad_norm": 1.0}) + "\n" for step in rows))
     timeline = check(compose(["experiment=smoke"])).timeline
     off = MetricsConfig(wandb="disabled", console=False)
     open_sinks(
