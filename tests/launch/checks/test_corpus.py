@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from data_pipelines.batches.record import record_data
 from data_pipelines.plan.plan import PlanSource, make_plan
-from data_pipelines.shards.manifest import FILE_NAME
+from data_pipelines.shards.manifest import FILE_NAME, Manifest
 from data_pipelines.shards.prepared import Prepared
+from data_pipelines.shards.writer import ShardWriter
 from tests.launch.checks.world import Fault, World, assert_found
 from tests.train.small import write_run
 
@@ -46,10 +48,10 @@ def cut(world: World) -> None:
 
 def short_held_out(world: World) -> None:
     world.set("training.seq_len=32", "model.max_seq_len=32")
-    path = shards(world, "held_out") / FILE_NAME
-    facts = json.loads(path.read_text())
-    facts["shards"] = []
-    path.write_text(json.dumps(facts))
+    folder = str(shards(world, "held_out"))
+    with ShardWriter(folder, "00000", "uint16") as writer:
+        writer.add("document", [4, 5, 6])
+    replace(Manifest.load(folder), shards=(writer.record,)).save(folder)
 
 
 def another_plan(world: World) -> None:

@@ -76,7 +76,7 @@ def in_hf(world: World) -> None:
 
 
 FAULTS = {
-    "another job on the run": Fault(owned, "fail", "process 7 on n1 trains there since"),
+    "another job on the run": Fault(owned, "fail", "process 7 on n1 has been training there for"),
     "another run in the folder": Fault(another_run, "fail", r"balance\.speed: is 0\.5 now"),
     "steps that would be lost": Fault(lost_rows, "fail", "would lose steps"),
     "damaged checkpoint": Fault(damaged, "fail", "cannot be read"),
