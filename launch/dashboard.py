@@ -18,7 +18,6 @@ from typing import Any
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 from data_pipelines.base.files import write_whole
-from launch.board.facts import read_settings
 from launch.board.panels import Section, sections
 
 FILE_NAME = "dashboard.json"
@@ -39,6 +38,8 @@ def main(arguments: list[str]) -> int:
 def make_dashboard(run_dir: Path, *, online: bool) -> str:
     """What was done, in a sentence. Raises ConfigError where `run_dir` is no run with W&B, or its file cannot be
     written."""
+    from launch.board.facts import read_settings
+
     settings = read_settings(run_dir)
     metrics = settings.get("metrics") or {}
     if metrics.get("wandb") == "disabled" and not online:
@@ -51,7 +52,7 @@ def make_dashboard(run_dir: Path, *, online: bool) -> str:
         "project": metrics.get("wandb_project") or "trinity",
         "run_id": identity.read_text(encoding="utf-8").strip(),
     }
-    charts = sections(source_names(settings.get("data") or {}))
+    charts = sections(source_names(settings.get("data") or {}), optimizer_names(settings.get("optimizer") or {}))
     from launch.board.workspace import as_json, save, workspace
 
     why, entity, path = "the run is offline", metrics.get("wandb_entity"), run_dir / FILE_NAME
@@ -102,6 +103,11 @@ def _write(path: Path, described: dict[str, Any]) -> None:
 
 def _count(charts: Sequence[Section]) -> str:
     return f"{len(charts)} sections, {sum(len(section.charts) for section in charts)} charts"
+
+
+def optimizer_names(optimizer: dict[str, Any]) -> list[str]:
+    """Of the `optimizer` section: those in use. Older versions had no choice, and stored none."""
+    return list(dict.fromkeys((optimizer.get("hidden", "muon"), optimizer.get("others", "adamw"))))
 
 
 def source_names(data: dict[str, Any]) -> list[str]:

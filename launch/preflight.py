@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import overrides_parser, parse_overrides, run_command
-from data_pipelines.base.errors import CONFIG_EXIT
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
     from launch.checks.base import Check, Finding
@@ -31,11 +31,18 @@ Progress = Callable[[str], object]
 """Is told the name of each group of checks as it begins."""
 
 
+@answers_errors({ConfigError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     """Exit code: 0 or CONFIG_EXIT."""
     parser = overrides_parser("python -m launch.preflight", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else on stdout")
     args = parse_overrides(parser, arguments)
+    if args.cfg or args.info:
+        from data_pipelines.base.compose import shown
+        from train.config.start import checked_settings
+
+        print(shown(args, args.overrides, checked_settings))
+        return 0
     started = time.monotonic()
     announce("reading the configuration")
     from launch.checks import configuration

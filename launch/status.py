@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
-from launch.board.facts import is_run_dir, read_facts
-from launch.board.slurm import jobs_of, look_up
-from launch.board.state import Status, status_of
-from launch.board.table import table
+
+if TYPE_CHECKING:  # imports pydantic and yaml, which take time: not before Ctrl-C is a line
+    from launch.board.state import Status
 
 RUNS = Path("runs")
 WATCH_S = 5.0
@@ -33,6 +33,10 @@ CLEAR = "\x1b[H\x1b[2J"
 
 def statuses(run_dirs: Sequence[Path], *, now: float | None = None) -> list[Status]:
     """Of each run directory, in order."""
+    from launch.board.facts import read_facts
+    from launch.board.slurm import jobs_of, look_up
+    from launch.board.state import status_of
+
     all_facts = [read_facts(run_dir) for run_dir in run_dirs]
     jobs = look_up(job for facts in all_facts for job in jobs_of(facts.events))
     return [status_of(facts, jobs, now=time.time() if now is None else now) for facts in all_facts]
@@ -40,6 +44,8 @@ def statuses(run_dirs: Sequence[Path], *, now: float | None = None) -> list[Stat
 
 def chosen(named: Sequence[Path]) -> list[Path]:
     """The run directories to show. Raises ConfigError for each that is none."""
+    from launch.board.facts import is_run_dir
+
     if not named:
         return sorted(path for path in RUNS.glob("*") if is_run_dir(path)) if RUNS.is_dir() else []
     wrong = [
@@ -70,6 +76,8 @@ def main(arguments: list[str]) -> int:
 
 
 def text(run_dirs: Sequence[Path], *, as_json: bool) -> str:
+    from launch.board.table import table
+
     found = statuses(run_dirs)
     if as_json:
         return json.dumps([asdict(status) for status in found], indent=None)

@@ -61,6 +61,12 @@ class Nodes:
 @answers_errors({ConfigError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
+    if args.cfg or args.info:
+        from data_pipelines.base.compose import shown
+        from train.config.start import checked_settings
+
+        print(shown(args, args.overrides, checked_settings))
+        return 0
     nodes = nodes_of_slurm(os.environ) if args.slurm else Nodes(count=args.nodes, number=args.node_rank, head=args.head)
     from train.config.start import checked_run
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from train.metrics.row import RATE
+
 GROUPS = ("early", "middle", "late")
 """Thirds of the MoE layers (train/balance/panels.py)."""
 OF_LAYERS = {
@@ -35,8 +37,9 @@ class Section(NamedTuple):
     charts: tuple[Chart, ...]
 
 
-def sections(sources: Sequence[str]) -> tuple[Section, ...]:
-    """sources: names of the run's data, as data.mix has them; where none are known, their charts are left out."""
+def sections(sources: Sequence[str], optimizers: Sequence[str]) -> tuple[Section, ...]:
+    """sources: names of the run's data, as data.mix has them; where none are known, their charts are left out.
+    optimizers: names of those in use, as the `optimizer` section has them."""
     validation = tuple(f"validation/{source}" for source in sources)
     mix = tuple(f"mix/{source}" for source in sources)
     all_sections = (
@@ -75,7 +78,7 @@ def sections(sources: Sequence[str]) -> tuple[Section, ...]:
             "optimizer",
             (
                 Chart("gradient norm, before clipping", ("grad_norm",), log_y=True),
-                Chart("learning rates", ("lr_muon", "lr_adamw"), log_y=True),
+                Chart("learning rates", tuple(f"{RATE}{name}" for name in optimizers), log_y=True),
                 Chart("sequences in a batch", ("global_batch",)),
             ),
         ),

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 import yaml
 
+import wandb
 from launch import dashboard
 from launch.board.panels import OF_LAYERS, sections
 from tests.train.metrics.wandb_server import wandb_server
 from train.balance.panels import balance_panels, router_panels
-from train.metrics.row import Rates, Row, Seconds
+from train.metrics.row import RATE, Row, Seconds
+from train.optim.config import OPTIMIZERS
 
 SETTINGS = {
     "run": {"name": "mine"},
@@ -39,12 +40,18 @@ def test_every_chart_shows_keys_that_a_run_logs() -> None:
     panels = balance_panels(counts, bias_LE=counts, change_LE=counts, previous_LE=counts)
     panels |= router_panels(torch.ones(1, 3), torch.ones(1), tokens=4, num_experts=4)
     assert set(OF_LAYERS) <= set(panels)
-    known = {*Row.__annotations__, *Rates.__annotations__, *MARKS, "mfu", "tokens_per_second"}
+    known = {*Row.__annotations__, *MARKS, "mfu", "tokens_per_second"}
     known |= {f"seconds/{part}" for part in Seconds.__annotations__}
     known |= {f"balance/{group}/{panel}" for group in ("early", "middle", "late") for panel in panels}
     known |= {f"{kind}/{source}" for kind in ("mix", "validation") for source in ("web", "code")}
-    charts = [chart for section in sections(["web", "code"]) for chart in section.charts]
+    known |= {f"{RATE}{name}" for name in OPTIMIZERS}
+    charts = [chart for section in sections(["web", "code"], list(OPTIMIZERS)) for chart in section.charts]
     assert {key for chart in charts for key in chart.keys} - known == set()
+
+
+def test_learning_rates_are_those_of_the_optimizers_in_use() -> None:
+    assert dashboard.optimizer_names({}) == ["muon", "adamw"]
+    assert dashboard.optimizer_names({"hidden": "adamw", "others": "adamw"}) == ["adamw"]
 
 
 def test_offline_it_writes_what_it_would_create_and_says_so(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +75,7 @@ def test_sources_are_those_that_are_listed_or_weighed() -> None:
     mix = {"general": {"code": 0.5, "prose": 0.5}, "stem": {"stem": 1.0}}
     assert dashboard.source_names({"mix": mix}) == ["code", "prose", "stem"]
     assert dashboard.source_names({"mix": None, "sources": {"web": {}}}) == ["web"]
-    assert [section.name for section in sections([])].count("data mix") == 0
+    assert [section.name for section in sections([], [])].count("data mix") == 0
 
 
 def test_online_it_is_created_and_the_next_time_brought_up_to_date(

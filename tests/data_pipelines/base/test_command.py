@@ -33,8 +33,22 @@ COMMANDS = (
     "data_pipelines.verify",
     "data_pipelines.explain",
     "launch.local",
+    "launch.preflight",
+    "launch.submit",
+    "launch.requeue",
+    "launch.status",
+    "launch.dashboard",
 )
-COMPOSING = ("train.__main__", "train.model", "train.studies.balance", "data_pipelines.prepare", "launch.local")
+COMPOSING = (
+    "train.__main__",
+    "train.model",
+    "train.studies.balance",
+    "data_pipelines.prepare",
+    "launch.local",
+    "launch.torchrun",
+    "launch.preflight",
+    "launch.submit",
+)
 HELP = """
 import importlib, sys, time
 for name in sys.argv[1:]:
@@ -267,6 +281,9 @@ SHOWN = {
     "train.studies.balance": ("out", "balance.speed"),
     "data_pipelines.prepare": ("data=stdlib", "data.held_out"),
     "launch.local": ("run.name=a", "debug.seed"),
+    "launch.torchrun": ("experiment=smoke", "debug.seed"),
+    "launch.preflight": ("experiment=smoke", "debug.seed"),
+    "launch.submit": ("experiment=smoke", "debug.seed"),
 }
 """Command -> an argument, and a setting of those that it shows."""
 

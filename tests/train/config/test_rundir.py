@@ -143,6 +143,10 @@ def test_files_that_are_not_those_of_a_run_are_never_written_over(tmp_path: Path
 def test_a_run_may_begin_beside_other_files(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/slurm.out").write_text("job 1")  # where its output goes
+    (tmp_path / "run/starts.jsonl").write_text("{}\n")  # what launch.submit has left
+    for file in ("slurm/job.sbatch", "code/0f0f828/train/__main__.py", "owner.json"):
+        (tmp_path / "run" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / file).touch()
     open_run_dir(make_run(tmp_path / "run"))
     (tmp_path / "run/plan.json").touch()  # a start that failed in its first step
     open_run_dir(make_run(tmp_path / "run", model__dim=128))
