@@ -218,6 +218,7 @@ def refusal(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> str:
         ({"max_violation_by_layer": {"2": 0.5, "4": 0.5}}, "its layers are 2, 4, those before are others"),
         ({"validation": {"code": 1.0, "web": 1.0}}, "its held-out sources are code, web, those before are others"),
         ({"validation": 5}, "validation: "),
+        ({"lr_lion": 1e-3}, "its learning rates are those of muon, adamw, lion, those before are others"),
         ({"step": 2}, "step 2 comes after step 2"),
         ({"step": 1}, "step 1 comes after step 2"),
     ],
@@ -230,6 +231,12 @@ def test_a_row_that_is_damaged_is_named_by_its_line(
     said = refusal(run_dir, capsys)
     assert said.startswith(f"error: {run_dir}/metrics.jsonl, line 3: {problem}")
     assert said.endswith("; remove the line, or restore the file from a copy")
+
+
+def test_a_run_with_other_optimizers_has_a_report(run_dir: Path, rows: list[Row]) -> None:
+    row = {key: value for key, value in rows[0].items() if not key.startswith("lr_")} | {"lr_lion": 1e-3}
+    (run_dir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert report.main([str(run_dir)]) == 0
 
 
 def test_a_step_that_took_no_time_has_a_report(run_dir: Path, rows: list[Row]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictInt, StrictStr, TypeAdapter, ValidationError
 
-from train.metrics.row import Row
+from train.metrics.row import RATE, Row, rates
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -25,14 +25,12 @@ class _Seconds:
 
 @dataclass
 class _Read:
-    """What the report and its picture read of a row."""
+    """What the report and its picture read of a row, besides its learning rates."""
 
     step: StrictInt
     tokens: StrictInt
     phase: StrictStr
     loss: Number
-    lr_muon: Number
-    lr_adamw: Number
     global_batch: StrictInt
     max_violation: Number
     max_violation_by_layer: Annotated[dict[str, Number], Field(min_length=1)]
@@ -44,6 +42,7 @@ class _Read:
 
 
 _READ = TypeAdapter(_Read)
+_RATES = TypeAdapter(dict[str, Number])
 
 
 def check_rows(rows: list[Row], path: Path) -> None:
@@ -60,10 +59,11 @@ def check_rows(rows: list[Row], path: Path) -> None:
 def _damage(row: Row) -> str | None:
     try:
         _READ.validate_python(row)
+        _RATES.validate_python({f"{RATE}{name}": rate for name, rate in rates(row).items()})
     except ValidationError as error:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return None
+    return None if rates(row) else f"{RATE}: no learning rate"
 
 
 def _break(before: Row, row: Row) -> str | None:
@@ -71,6 +71,8 @@ def _break(before: Row, row: Row) -> str | None:
         return f"step {row['step']} comes after step {before['step']}"
     if row["max_violation_by_layer"].keys() != before["max_violation_by_layer"].keys():
         return f"its layers are {', '.join(row['max_violation_by_layer'])}, those before are others"
+    if rates(row).keys() != rates(before).keys():
+        return f"its learning rates are those of {', '.join(rates(row))}, those before are others"
     return None
 
 
