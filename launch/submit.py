@@ -7,10 +7,10 @@
     python -m launch.submit -m experiment=smoke cluster=cpu_2nodes optimizer.muon.lr=1e-2,2e-2
                                                                               a job array, a run for each value
 
-Everything is checked before anything is queued or written. The job goes on by itself: it saves before its time limit
-and when it is preempted, is put into the queue again after a failure, and stops after 3 starts without progress. It
-runs the code as it was now, from <run>/code; its script and log are in <run>/slurm. The same command again, once no job
-of the run is queued, goes on from the last complete checkpoint.
+Everything is checked before anything is queued or written, by launch.preflight too (--anyway leaves that out). The job
+goes on by itself: it saves before its time limit and when it is preempted, is put into the queue again after a failure,
+and stops after 3 starts without progress. It runs the code as it was now, from <run>/code; its script and log are in
+<run>/slurm. The same command again, once no job of the run is queued, goes on from the last complete checkpoint.
 
 Exit code: 0; 2 where nothing was queued.
 """
@@ -30,6 +30,7 @@ from pathlib import Path
 from data_pipelines.base.command import SEARCH_PATH, overrides_parser, parse_overrides, quoted, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 from data_pipelines.base.files import write_whole
+from launch.preflight import announce, failed, preflight, table
 from launch.slurm import queue
 from launch.slurm.options import Options, job_options, num_nodes
 from launch.slurm.requeue import stalled_nodes
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> int:
     command = shlex.join(["python", "-m", "launch.submit", *(word for word in arguments if word != "--dry-run")])
     if args.multirun:
         submissions = [prepared(job.run, job.overrides, args, command) for job in open_jobs(args.overrides)]
-        return submit_array(submissions, is_dry=args.dry_run)
+        return submit_array(submissions, args)
     return submit_run(prepared(checked_run(args.overrides), args.overrides, args, command), args)
 
 
@@ -82,6 +83,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "python -m launch.submit", description=__doc__, multirun="a job array, a run for each value"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the script; queue and write nothing")
+    parser.add_argument("--anyway", action="store_true", help="without launch.preflight, which would refuse or warn")
     parser.add_argument(
         "--chain", type=int, default=1, metavar="N", help="N jobs, each of which goes on when the one before has ended"
     )
@@ -140,7 +142,7 @@ def submit_run(submission: Submission, args: argparse.Namespace) -> int:
         print(submission.script, end="")
         return 0
     print(summary(submission.run))
-    check_before(submission)
+    check_before(submission, anyway=args.anyway)
     jobs: list[str] = []
     with owned(submission.places.run_dir), undone_on_error(submission):
         refuse_queued(submission)
@@ -158,7 +160,7 @@ def submit_run(submission: Submission, args: argparse.Namespace) -> int:
     return 0
 
 
-def submit_array(submissions: Sequence[Submission], *, is_dry: bool) -> int:
+def submit_array(submissions: Sequence[Submission], args: argparse.Namespace) -> int:
     """All runs of a sweep as one array: they ask for the same, apart from name and log."""
     first = submissions[0]
     for other in submissions[1:]:
@@ -171,11 +173,11 @@ def submit_array(submissions: Sequence[Submission], *, is_dry: bool) -> int:
                 ]
             )
     script = array_script(first.options, [one.folder for one in submissions])
-    if is_dry:
+    if args.dry_run:
         print(script, *(one.script for one in submissions), sep="\n", end="")
         return 0
     for submission in submissions:
-        check_before(submission)
+        check_before(submission, anyway=args.anyway)
         refuse_queued(submission)
     with ExitStack() as stack:
         for submission in submissions:
@@ -193,11 +195,17 @@ def submit_array(submissions: Sequence[Submission], *, is_dry: bool) -> int:
     return 0
 
 
-def check_before(submission: Submission) -> None:
-    """All that can be known before anything is written: of SLURM here; of model, data and disk by preflight."""
+def check_before(submission: Submission, *, anyway: bool) -> None:
+    """All that can be known before anything is written. Raises ConfigError with what will fail, unless `anyway`."""
     queue.require_slurm()
     nodes = num_nodes(submission.run, submission.cluster)
     queue.check_partition(submission.cluster.partition, nodes=nodes, time=str(submission.cluster.time))
+    if not anyway:
+        findings = preflight(submission.run, announce)
+        if warnings := [finding for finding in findings if finding.level == "warning"]:
+            print(table(warnings), file=sys.stderr)
+        if failures := failed(findings):
+            raise ConfigError([f"{failure.what}; {failure.remedy}" for failure in failures])
 
 
 def refuse_queued(submission: Submission) -> None:
