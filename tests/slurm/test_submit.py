@@ -107,10 +107,10 @@ def test_the_words_of_sbatch_are_passed_on_and_a_run_is_left_as_it_was(
     (tmp_path / "bin/sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.yaml").write_text("of an earlier start\n")
+    (tmp_path / "run/notes.txt").write_text("of a user\n")
     assert f"error: SLURM refuses: sbatch: error: {words}" in refusal(on_cluster(tmp_path), capsys)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
-    assert (tmp_path / "run/config.yaml").read_text() == "of an earlier start\n"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "run/notes.txt").read_text() == "of a user\n"
 
 
 def test_a_second_job_of_a_run_directory_is_refused_while_the_first_waits(
