@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # All checks, from a fresh clone: lint, format, types, tests. Runs every check even if one fails; exits 1 if any did.
 #   ./launch/test.sh [pytest arguments]      e.g. ./launch/test.sh -k muon
+#   ./launch/test.sh --battery               what takes longer too, such as runs on a real SLURM
 set -euo pipefail
 unset CDPATH # with it, cd may lead elsewhere
 cd "$(dirname "$(readlink -f "$0")")/.."
 source launch/env.sh
 [ -w . ] || export RUFF_NO_CACHE=true PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -p no:cacheprovider"
 
+[ "${1:-}" != --battery ] || { shift; set -- -m "" "$@"; }
 failed=()
 
 check() { # name, command...

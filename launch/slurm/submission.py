@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,9 @@ from train.config.run import Run
 from train.config.rundir import open_run_dir
 from train.config.summary import summary
 from train.process.starts import append_event, read_events
+
+Look = Callable[[Run], object]
+"""Raises ConfigError for a run that will fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,12 @@ def overrides_of_job(overrides: list[str], places: Places) -> list[str]:
     return [own if override.startswith(f"{SEARCH_PATH}=") else override for override in overrides]
 
 
-def submit_run(submission: Submission, args: argparse.Namespace) -> int:
+def submit_run(submission: Submission, args: argparse.Namespace, look: Look) -> int:
     if args.dry_run:
         print(submission.script, end="")
         return 0
     print(summary(submission.run))
-    check_before(submission)
+    check_before(submission, look)
     jobs: list[str] = []
     with owned(submission.places.run_dir), undone_on_error(submission):
         refuse_queued(submission)
@@ -109,7 +112,7 @@ def submit_run(submission: Submission, args: argparse.Namespace) -> int:
     return 0
 
 
-def submit_array(submissions: Sequence[Submission], *, is_dry: bool) -> int:
+def submit_array(submissions: Sequence[Submission], args: argparse.Namespace, look: Look) -> int:
     """All runs of a sweep as one array: they ask for the same, apart from name and log."""
     first = submissions[0]
     for other in submissions[1:]:
@@ -122,11 +125,11 @@ def submit_array(submissions: Sequence[Submission], *, is_dry: bool) -> int:
                 ]
             )
     script = array_script(first.options, [one.folder for one in submissions])
-    if is_dry:
+    if args.dry_run:
         print(script, *(one.script for one in submissions), sep="\n", end="")
         return 0
     for submission in submissions:
-        check_before(submission)
+        check_before(submission, look)
         refuse_queued(submission)
     with ExitStack() as stack:
         for submission in submissions:
@@ -144,11 +147,12 @@ def submit_array(submissions: Sequence[Submission], *, is_dry: bool) -> int:
     return 0
 
 
-def check_before(submission: Submission) -> None:
-    """All that can be known before anything is written: of SLURM here; of model, data and disk by preflight."""
+def check_before(submission: Submission, look: Look) -> None:
+    """All that can be known before anything is written: of SLURM here, of the run by `look`."""
     queue.require_slurm()
     nodes = num_nodes(submission.run, submission.cluster)
     queue.check_partition(submission.cluster.partition, nodes=nodes, time=str(submission.cluster.time))
+    look(submission.run)
 
 
 def refuse_queued(submission: Submission) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 import yaml
 
-import wandb
 from launch import dashboard
 from launch.board.panels import OF_LAYERS, sections
 from tests.train.metrics.wandb_server import wandb_server

@@ -26,6 +26,8 @@ START_S = 20.0
 STOP_S = 20.0
 SAVE_S = 120.0
 """From a signal to the requeued job: a step, a checkpoint and the end of four processes, on a busy machine."""
+NEXT_CREDENTIAL_S = 2.5
+"""A start in the second in which the one before was ended is refused: its credential has been revoked."""
 KILL_WAIT_S = 5
 """From SIGTERM to SIGKILL; SLURM's default is 30."""
 
@@ -168,6 +170,7 @@ class Cluster:
     def start_requeued(self, number: str) -> None:
         """Without the two minutes that SLURM lets a requeued job wait."""
         self.wait(number, "PENDING", within_s=SAVE_S)
+        time.sleep(NEXT_CREDENTIAL_S)
         self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -24,10 +25,9 @@ def on_cluster(folder: Path, *overrides: str) -> list[str]:
     return [*small_settings(folder), "cluster=cpu_2nodes", f"run.dir={folder / 'run'}", *overrides]
 
 
-def submitted(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Numbers of the jobs."""
-    assert submit.main(arguments) == 0
-    out = capsys.readouterr().out
+def submitted_to(cluster: Cluster, arguments: list[str]) -> list[str]:
+    """Numbers of the jobs that `launch.submit` prints."""
+    out = cluster.run(sys.executable, "-m", "launch.submit", *arguments)
     found = re.search(r"scancel ([\d ]+)$", out, re.MULTILINE)
     assert found, out
     return found[1].split()
@@ -40,10 +40,8 @@ def wait_for_rows(run_dir: Path, number: int) -> None:
         time.sleep(0.1)
 
 
-def test_a_run_trains_on_two_nodes_to_its_end(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (job,) = submitted(on_cluster(tmp_path, "run.stop_after_step=6"), capsys)
+def test_a_run_trains_on_two_nodes_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
+    (job,) = submitted_to(cluster, on_cluster(tmp_path, "run.stop_after_step=6"))
     ended = cluster.wait(job, within_s=TRAIN_S)
     log = (tmp_path / f"run/slurm/{job}.log").read_text()
     assert (ended.state, ended.restarts) == ("COMPLETED", 0), log
@@ -51,11 +49,10 @@ def test_a_run_trains_on_two_nodes_to_its_end(
     assert "n1 n2" in log
 
 
-def test_a_run_that_is_signalled_saves_and_is_requeued_and_goes_on(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.battery
+def test_a_run_that_is_signalled_saves_and_is_requeued_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    (job,) = submitted(on_cluster(tmp_path, "run.stop_after_step=12"), capsys)
+    (job,) = submitted_to(cluster, on_cluster(tmp_path, "run.stop_after_step=12"))
     wait_for_rows(run_dir, 2)
     cluster.run("scancel", "--batch", "--signal=USR1", job)
     cluster.start_requeued(job)
@@ -110,16 +107,16 @@ def test_the_words_of_sbatch_are_passed_on_and_a_run_is_left_as_it_was(
     (tmp_path / "bin/sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.yaml").write_text("of an earlier start\n")
+    (tmp_path / "run/notes.txt").write_text("of a user\n")
     assert f"error: SLURM refuses: sbatch: error: {words}" in refusal(on_cluster(tmp_path), capsys)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
-    assert (tmp_path / "run/config.yaml").read_text() == "of an earlier start\n"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "run/notes.txt").read_text() == "of a user\n"
 
 
 def test_a_second_job_of_a_run_directory_is_refused_while_the_first_waits(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (job,) = submitted(on_cluster(tmp_path, "cluster.sbatch={begin: now+3600}"), capsys)
+    (job,) = submitted_to(cluster, on_cluster(tmp_path, "cluster.sbatch={begin: now+3600}"))
     kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     said = refusal(on_cluster(tmp_path), capsys)
     assert f"job {job} (PENDING) of this run is in the queue already; wait, stop it (scancel {job})" in said
@@ -127,8 +124,8 @@ def test_a_second_job_of_a_run_directory_is_refused_while_the_first_waits(
     cluster.run("scancel", job)
 
 
-def test_a_chain_waits_one_for_the_other(cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = submitted([*on_cluster(tmp_path, "cluster.sbatch={begin: now+3600}"), "--chain", "3"], capsys)
+def test_a_chain_waits_one_for_the_other(cluster: Cluster, tmp_path: Path) -> None:
+    jobs = submitted_to(cluster, [*on_cluster(tmp_path, "cluster.sbatch={begin: now+3600}"), "--chain", "3"])
     assert [cluster.job(job).reason for job in jobs] == ["BeginTime", "Dependency", "Dependency"]
     cluster.run("scancel", *jobs)
 
