@@ -13,6 +13,8 @@ from launch import submit
 from tests import golden
 from tests.slurm.cluster import Cluster
 from tests.train.small import small_settings
+from train.config.rundir import open_run_dir
+from train.config.start import checked_run
 from train.metrics.jsonl import read_rows
 from train.process.starts import read_events
 
@@ -109,11 +111,11 @@ def test_the_words_of_sbatch_are_passed_on_and_a_run_is_left_as_it_was(
     (tmp_path / "bin/sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {words}' >&2\nexit 1\n")
     (tmp_path / "bin/sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.yaml").write_text("of an earlier start\n")
+    open_run_dir(checked_run([*on_cluster(tmp_path), "balance.speed=0.5"]))  # an earlier start, without a step
+    before = (tmp_path / "run/config.yaml").read_text()
     assert f"error: SLURM refuses: sbatch: error: {words}" in refusal(on_cluster(tmp_path), capsys)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
-    assert (tmp_path / "run/config.yaml").read_text() == "of an earlier start\n"
+    assert (tmp_path / "run/config.yaml").read_text() == before
 
 
 def test_a_second_job_of_a_run_directory_is_refused_while_the_first_waits(
