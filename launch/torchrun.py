@@ -154,10 +154,11 @@ def signals_for_ranks() -> Iterator[list[int]]:
     Ranks are in sessions of their own, so not even Ctrl-C reaches them twice.
     """
     heard: list[int] = []
+    others = set(children())  # multiprocessing's own helper, for instance, which SIGUSR1 would kill
 
     def hand_on(number: int, frame: object) -> None:
         heard.append(number)
-        for pid in children():
+        for pid in set(children()) - others:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -72,10 +72,10 @@ def test_an_experiment_of_ones_own_builds_on_those_of_the_checkout(own_experimen
 
 
 def test_a_group_of_ones_own_is_a_group(own_experiment: Path) -> None:
-    (own_experiment / "cluster").mkdir()
-    (own_experiment / "cluster/big.yaml").touch()
-    with pytest.raises(ConfigError, match=r"append to your default list use \+cluster=big"):
-        compose([f'hydra.searchpath=["file://{own_experiment}"]', "experiment=mine", "cluster=big"])
+    (own_experiment / "site").mkdir()
+    (own_experiment / "site/big.yaml").touch()
+    with pytest.raises(ConfigError, match=r"append to your default list use \+site=big"):
+        compose([f'hydra.searchpath=["file://{own_experiment}"]', "experiment=mine", "site=big"])
 
 
 def test_a_shown_configuration_can_be_read_back() -> None:
