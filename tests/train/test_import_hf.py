@@ -291,12 +291,13 @@ def test_an_import_keeps_the_tokenizer_that_its_weights_came_with(small, foreign
     assert f"the tokenizer {tmp_path / 'imported/tokenizer.json'}" in capsys.readouterr().err
 
 
-def test_every_rank_refuses_weights_of_another_tokenizer_and_writes_nothing(small, foreign, tmp_path):
+def test_every_rank_refuses_weights_of_another_tokenizer_and_keeps_nothing_of_them(small, foreign, tmp_path):
     command = [*small, *mesh(shards=2, expert_ranks=1), f"checkpoint.initial_load_path={foreign}"]
     result = run(command, run_dir=tmp_path / "run", num_ranks=2)
     assert result.exit_codes == [CONFIG_EXIT] * 2, result.output
     assert result.output.count("in which the same ids mean other texts") == 2
-    assert [file.name for file in (tmp_path / "run").iterdir() if file.suffix != ".log"] == ["config.yaml"]
+    written = {file.name for file in (tmp_path / "run").iterdir() if file.suffix != ".log"}
+    assert written == {"config.yaml", "starts.jsonl"}  # the settings, and that there was a start
 
 
 # Bad input
