@@ -134,7 +134,7 @@ def test_a_file_that_ends_inside_of_a_record_is_cut_and_one_without_any_is_set_a
     ends = [record.end for record in read_records(path)]
     assert ends[-1] == len(whole)
     for cut in (ends[-2] + 1, ends[-1] - 1, ends[-2] + 5):
-        path.write_bytes(whole[:cut] + b"\0" * 3)
+        path.write_bytes(whole[:cut] + bytes([whole[cut] ^ 1]) * 3)  # another byte than the one that was there
         mend(path)
         assert path.stat().st_size == ends[-2]
     path.write_bytes(whole[:7])

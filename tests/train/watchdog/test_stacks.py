@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import time
 from train.watchdog.stacks import answer_with_stacks
-def waits_in_a_collective(): time.sleep(60)
-print(answer_with_stacks(), flush=True)
+def waits_in_a_collective():
+    print(answer_with_stacks(), flush=True)
+    time.sleep(60)
 waits_in_a_collective()
 """
 
