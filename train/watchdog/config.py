@@ -19,8 +19,8 @@ class WatchdogConfig:
     enable: bool = True
     """Whether a run that does not move is ended."""
     stall_after_s: Limit = 180.0
-    """Time that one part of a step may take: the batch, forward and backward, the update. For Trinity Large there was an
-    alert where no step finished in three minutes, says its report."""
+    """Time that one part of a step may take: the batch, forward and backward, the update. In Trinity Large's run there
+    was an alert when no step finished in three minutes, says its report."""
     start_after_s: Limit = 1800.0
     """The same for start-up, with the loading of a checkpoint, and for the first step of a process, which compiles."""
     save_after_s: Limit = 1800.0
