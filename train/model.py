@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipelines.base.command import CONFIGS, add_overrides, command_parser, parse_overrides, run_command
+from data_pipelines.base.command import CONFIGS, add_overrides, aligned, command_parser, parse_overrides, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def table(name: str, parts: list[Part]) -> str:
     num_tensors, on_rank = sum(part.num_tensors for part in parts), sum(part.on_rank for part in parts)
     lines.append(("all", "", f"{num_tensors:,}", f"{total:,}", f"{active:,}", f"{on_rank:,}", "", ""))
     headline = f"{name}: {total:,} parameters, of which a token uses {active:,} ({active / total:.1%})"
-    return "\n".join([headline, "", *_align(lines, words=(0, 6, 7))])
+    return "\n".join([headline, "", *aligned(lines, words=(0, 6, 7))])
 
 
 def _line(part: Part, kind: str) -> tuple[str, ...]:
@@ -145,18 +145,11 @@ def memory(parts: list[Part]) -> str:
     lines: Lines = [("rank 0, float32", "values", "bytes", "")]
     lines += [(name, f"{num:,}", f"{FLOAT32_BYTES * num:,}", _gib(FLOAT32_BYTES * num)) for name, num in held.items()]
     not_counted = "not counted: activations, gathered layers, buffers of communication"
-    return "\n".join([*_align(lines, words=(0,)), not_counted])
+    return "\n".join([*aligned(lines, words=(0,)), not_counted])
 
 
 def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB"
-
-
-def _align(lines: Lines, *, words: tuple[int, ...]) -> list[str]:
-    """Columns as wide as their widest cell; those of `words` begin at the left, the others end at the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    layout = "  ".join(f"{{:{'<' if place in words else '>'}{width}}}" for place, width in enumerate(widths))
-    return [layout.format(*line).rstrip() for line in lines]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The face of every command: its arguments, its help, and how it ends. Imports nothing that takes time."""
+"""The face of every command: its arguments, its help, its tables, and how it ends. Imports nothing that takes time."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -124,6 +124,15 @@ def _config_dir_problem(folder: Path) -> str:
     if hidden := [str(file) for file in own if (CONFIGS / file).is_file()]:
         return f"{folder}: {', '.join(hidden)} would be hidden by the file of that name in configs/; rename it"
     return ""
+
+
+def aligned(lines: Sequence[Sequence[str]], *, words: Container[int] | None = None) -> list[str]:
+    """A table: columns as wide as their widest cell. Those of `words` begin at the left, the others end at the right;
+    None: all begin at the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = ["<" if words is None or place in words else ">" for place in range(len(widths))]
+    layout = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return [layout.format(*line).rstrip() for line in lines]
 
 
 def quoted(text: str) -> str:

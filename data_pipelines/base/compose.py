@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_pipelines.base.command import CONFIGS
+from data_pipelines.base.command import CONFIGS, aligned
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.overrides import further_folders, parse, to_hydra
 
@@ -61,8 +61,7 @@ def info(topic: str, overrides: list[str]) -> str:
             found = loader.compute_defaults_list(NAME, parts, run_mode=RunMode.RUN).defaults
             files = [(str(one.config_path), one.package or "", one.parent or "") for one in found]
             rows = [("file", "into", "named by"), *(row for row in files if not row[0].startswith("hydra"))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 @contextmanager

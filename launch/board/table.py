@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data_pipelines.base.command import aligned
 from launch.board.state import Status
 from train.schedule.amounts import format_tokens
 
@@ -12,23 +13,15 @@ HEADING = (
     *("run", "state", "step", "phase", "tokens", "loss", "tok/s", "MFU"),
     *("saved", "restarts", "goodput", "phase ends", "run ends"),
 )
-LEFT = (0, 1, 3)
-"""Columns of words."""
+WORDS = (0, 1, 3)
+"""Columns that hold some."""
 
 
 def table(statuses: Sequence[Status]) -> str:
     """A line a run, and below it what is to be said of some."""
     lines = [HEADING, *(_line(status) for status in statuses)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    shown = [
-        "  ".join(
-            cell.ljust(width) if column in LEFT else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
     notes = [f"{status.run}: {note}" for status in statuses for note in (status.why, status.spike) if note]
-    return "\n".join([*shown, *([""] if notes else []), *notes])
+    return "\n".join([*aligned(lines, words=WORDS), *([""] if notes else []), *notes])
 
 
 def _line(status: Status) -> tuple[str, ...]:

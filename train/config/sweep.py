@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
-from data_pipelines.base.command import quoted
+from data_pipelines.base.command import aligned, quoted
 from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.overrides import in_shell
@@ -122,8 +122,7 @@ def _table(jobs: Sequence[Job], exit_codes: list[int]) -> str:
     for number, job in enumerate(jobs):
         ended = str(exit_codes[number]) if number < len(exit_codes) else "not started"
         lines.append((job.label, *_progress(job.run), ended, str(job.run.run_dir)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join(aligned(lines))
 
 
 def _progress(run: Run) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 from torchtitan.tools.logging import logger
 
+from data_pipelines.base.command import aligned
 from train.optim.base import OptimizerOptions
 from train.optim.config import OPTIMIZERS, OptimizerConfig
 from train.optim.muon import Muon
@@ -115,5 +116,4 @@ def assignment_table(optimizers: Iterable[Optimizer]) -> list[str]:
         for name, param in zip(group["param_names"], group["params"], strict=True)
     )
     rows = [("parameter", "optimizer", "shape", "count"), *((*key, str(count)) for key, count in counts.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned(rows)

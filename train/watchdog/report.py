@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from data_pipelines.base.command import aligned
+
 NAMED = 8
 """Ranks that a message names at most."""
 
@@ -76,8 +78,7 @@ def table(said: Mapping[int, Said], silent: Sequence[int]) -> str:
     for rank, one in sorted(said.items()):
         figures = [rank, one.host, one.process, one.step, one.activity, f"{one.seconds:.0f}", one.collectives]
         lines.append([*map(str, figures), "silent" if rank in silent else ""])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join(aligned(lines))
 
 
 def _describe(rank: int, one: Said | None, *, is_silent: bool) -> str:
