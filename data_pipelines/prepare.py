@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         from data_pipelines.base.compose import shown
         from data_pipelines.base.sections import dump
 
-        print(shown(args, args.overrides, lambda overrides: {"data": dump(read_data_section(overrides))}))
+        print(shown(args, lambda overrides: {"data": dump(read_data_section(overrides))}))
         return 0
     for data in read_each(args.overrides) if args.multirun else [read_data_section(args.overrides)]:
         print(made_ready(data))

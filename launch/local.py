@@ -36,14 +36,12 @@ if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first li
 def main(arguments: list[str]) -> int:
     parser = overrides_parser("./launch/local.sh", description=__doc__, multirun=RUN_SWEEP)
     args = parse_overrides(parser, arguments)
-    overrides = with_experiment(args.overrides)
+    args.overrides = with_experiment(args.overrides)
     if args.cfg or args.info:
-        from data_pipelines.base.compose import shown
-        from train.config.start import checked_settings
+        from train.config.start import print_settings
 
-        print(shown(args, overrides, checked_settings))
-        return 0
-    return run_each(overrides) if args.multirun else run_all_phases(overrides)
+        return print_settings(args)
+    return run_each(args.overrides) if args.multirun else run_all_phases(args.overrides)
 
 
 def run_all_phases(overrides: list[str]) -> int:

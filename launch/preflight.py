@@ -38,11 +38,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the findings as JSON, and nothing else on stdout")
     args = parse_overrides(parser, arguments)
     if args.cfg or args.info:
-        from data_pipelines.base.compose import shown
-        from train.config.start import checked_settings
+        from train.config.start import print_settings
 
-        print(shown(args, args.overrides, checked_settings))
-        return 0
+        return print_settings(args)
     started = time.monotonic()
     announce("reading the configuration")
     from launch.checks import configuration

@@ -34,11 +34,9 @@ if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first li
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     if args.cfg or args.info:
-        from data_pipelines.base.compose import shown
-        from train.config.start import checked_settings
+        from train.config.start import print_settings
 
-        print(shown(args, args.overrides, checked_settings))
-        return 0
+        return print_settings(args)
     print("submit: reading the configuration", file=sys.stderr, flush=True)
     from launch.slurm.submission import prepared, submit_array, submit_run
     from train.config.start import checked_run

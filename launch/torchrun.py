@@ -62,11 +62,9 @@ class Nodes:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     if args.cfg or args.info:
-        from data_pipelines.base.compose import shown
-        from train.config.start import checked_settings
+        from train.config.start import print_settings
 
-        print(shown(args, args.overrides, checked_settings))
-        return 0
+        return print_settings(args)
     nodes = nodes_of_slurm(os.environ) if args.slurm else Nodes(count=args.nodes, number=args.node_rank, head=args.head)
     from train.config.start import checked_run
 

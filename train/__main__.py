@@ -58,11 +58,9 @@ def main(arguments: list[str]) -> int:
     if args.multirun:
         return train_each(args.overrides, only_check=args.check)
     if args.cfg or args.info:
-        from data_pipelines.base.compose import shown
-        from train.config.start import checked_settings
+        from train.config.start import print_settings
 
-        say(shown(args, args.overrides, checked_settings))
-        return 0
+        return print_settings(args)
     announce("reading the configuration")
     if args.check:
         return print_check(args.overrides)

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     if args.cfg or args.info:
         from data_pipelines.base.compose import shown
 
-        print(shown(args, args.overrides, settings))
+        print(shown(args, settings))
         return 0
     print("train.model: reading the configuration; the engine takes some seconds to load", flush=True)
     for sections in read_each(args.overrides) if args.multirun else [read(args.overrides)]:

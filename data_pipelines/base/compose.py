@@ -33,13 +33,13 @@ def compose(overrides: list[str]) -> dict[str, Any]:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
 
 
-def shown(args: argparse.Namespace, overrides: list[str], checked: Callable[[list[str]], dict[str, Any]]) -> str:
+def shown(args: argparse.Namespace, checked: Callable[[list[str]], dict[str, Any]]) -> str:
     """What a command with --cfg or --info prints instead of doing its work.
 
     args: as command.py reads them. checked: the overrides -> what the command would use of their configuration,
     defaults included. Raises ConfigError.
     """
-    return info(args.info, overrides) if args.info else to_yaml(checked(overrides))
+    return info(args.info, args.overrides) if args.info else to_yaml(checked(args.overrides))
 
 
 def to_yaml(settings: dict[str, Any]) -> str:

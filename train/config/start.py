@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from data_pipelines.base.compose import compose
+from data_pipelines.base.compose import compose, shown
+from data_pipelines.base.rank import is_rank_0
 
 if TYPE_CHECKING:
     from train.config.run import Run
@@ -25,6 +27,12 @@ def checked_run(overrides: list[str]) -> Run:
     return check(settings)
 
 
-def checked_settings(overrides: list[str]) -> dict[str, Any]:
-    """Every setting of that run, defaults included. Raises ConfigError as `checked_run` does."""
-    return checked_run(overrides).settings
+def print_settings(args: argparse.Namespace) -> int:
+    """What --cfg or --info asks for, of a command that takes the settings of a run; returns the exit code.
+
+    Once, however many ranks there are. Raises ConfigError as `checked_run` does.
+    """
+    text = shown(args, lambda overrides: checked_run(overrides).settings)
+    if is_rank_0():
+        print(text, flush=True)
+    return 0
