@@ -39,11 +39,10 @@ def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: P
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    num_threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // num_ranks))
     launch = elastic_launch(_launch_config(num_ranks, run_dir), entrypoint=run_rank)
     try:
-        with nothing_left_behind(), _no_log():
-            launch(main, arguments, num_threads)
+        with nothing_left_behind(), no_log():
+            launch(main, arguments, threads_of_rank(num_ranks))
     except ChildFailedError as err:
         rank, failure = err.get_first_failure()
         _stop_for_failure(rank, failure.exitcode, run_dir)
@@ -52,9 +51,14 @@ def launch_ranks(main: Main, arguments: list[str], *, num_ranks: int, run_dir: P
         raise Stopped(f"stopped by {name}. {RESUME_ADVICE}", exit_code=128 + err.sigval) from err
 
 
+def threads_of_rank(num_ranks: int) -> int:
+    """What OMP_NUM_THREADS says, or the share of this machine's cores of one of `num_ranks` ranks."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // num_ranks))
+
+
 @contextmanager
-def _no_log() -> Iterator[None]:
-    """torch's launcher logs what Stopped says, at length."""
+def no_log() -> Iterator[None]:
+    """torch's launcher logs what we say, at length."""
     logging.disable(logging.ERROR)
     try:
         yield

@@ -15,7 +15,6 @@ Exit code: 0; else that of the first rank that failed (128 + n: by signal n).
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import signal
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING
 from data_pipelines.base.command import add_overrides, command_parser, parse_overrides
 from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, ConfigError, answers_errors, fail
 from launch.rank import end_with_nothing_to_save
+from launch.ranks import SAVE_S, no_log, threads_of_rank
 from launch.slurm.requeue import FINAL
 from train.process.warm import shell_exit_code
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from train.config.run import Run
 
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-SAVE_S = 600
-"""How long the other ranks may take to end once one has ended: they may be saving."""
 JOIN_S = 900
 """How long the first node waits for the last one: schedulers start them minutes apart."""
 ANY_PORT = 0
@@ -70,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
     run = checked_run(args.overrides)
     num_ranks = args.ranks_per_node or ranks_of_node(run, nodes.count)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
+    os.environ["OMP_NUM_THREADS"] = str(threads_of_rank(num_ranks))
     return launch(nodes, num_ranks, run.run_dir, args.overrides, max_restarts=args.max_restarts)
 
 
@@ -191,17 +189,15 @@ def run_agent(config: LaunchConfig, overrides: list[str]) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
 
-    logging.disable(logging.ERROR)  # torch's launcher says what we do, at length
     try:
-        elastic_launch(config, entrypoint=sys.executable)("-m", "train", *overrides)
+        with no_log():
+            elastic_launch(config, entrypoint=sys.executable)("-m", "train", *overrides)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         print(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}", file=sys.stderr, flush=True)
         return shell_exit_code(failure.exitcode)
     except RendezvousError as error:
         return fail([f"--head {config.rdzv_endpoint}: the nodes did not meet there ({error})"], 1)
-    finally:
-        logging.disable(logging.NOTSET)
     return 0
 
 

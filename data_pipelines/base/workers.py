@@ -76,11 +76,16 @@ def _work_through(
 
 
 def _begin(start: Callable[[], None]) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """From now on, this process of multiprocessing's ends when its parent does, also if that is killed."""
+    Thread(target=_await_end_of_parent, daemon=True).start()
+
+
+def _await_end_of_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

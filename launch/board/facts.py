@@ -19,7 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipelines.base.errors import ConfigError
-from train.checkpoint.commits import committed_steps
+from train.checkpoint.commits import newest_step
 from train.process.starts import read_events
 from train.schedule.config import ScheduleConfig
 from train.schedule.timeline import Timeline
@@ -75,7 +75,7 @@ def read_facts(run_dir: Path) -> Facts:
     settings = _settings(run_dir, problems)
     rows = run_dir / "metrics.jsonl"
     folder = run_dir / str(_at(settings, "checkpoint", "folder") or "checkpoint")
-    step = max(committed_steps(folder), default=0)
+    step = newest_step(folder)
     return Facts(
         run_dir=run_dir,
         timeline=_timeline(settings, problems),

@@ -9,15 +9,16 @@ step of a run that does not go on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from launch.board.facts import Facts, is_here
 from launch.board.slurm import Job, jobs_of
+from train.watchdog.config import WatchdogConfig
 
-LIMITS_S = {"stall_after_s": 180.0, "start_after_s": 1800.0, "save_after_s": 1800.0}
-"""Without a sign of life, where the configuration has no watchdog: its defaults (train/watchdog/config.py)."""
+LIMITS_S = {key: value for key, value in asdict(WatchdogConfig()).items() if key.endswith("_after_s")}
+"""Without a sign of life, where the configuration has no watchdog."""
 STALL_STEPS = 20
 """And not before so many steps could have been taken,"""
 SLOWEST_STEPS = 3

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from threading import Thread
 
 from data_pipelines.base.errors import Main
+from data_pipelines.base.workers import end_with_parent
 
 WARM = multiprocessing.get_context("forkserver")
 """Makes processes that have imported the engine."""
@@ -131,14 +131,7 @@ def _end_with_launcher() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell ignores it in what it runs in the background
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    Thread(target=_await_end_of_launcher, daemon=True).start()
-
-
-def _await_end_of_launcher() -> None:
-    launcher = multiprocessing.parent_process()
-    assert launcher is not None
-    launcher.join()
-    os.kill(os.getpid(), signal.SIGKILL)
+    end_with_parent()
 
 
 def shell_exit_code(exit_code: int) -> int:

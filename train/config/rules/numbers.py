@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-YEAR_S = 365 * 24 * 3600
+from train.watchdog.config import YEAR_S
 
 SMALLEST, LARGEST = 2.0**-126, 1e18
 """Of floats other than 0: the smallest that float32 holds in full, and the largest whose square it holds."""
