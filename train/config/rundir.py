@@ -114,6 +114,8 @@ def _check_nothing_is_lost(stored: Any, checkpoint: Any, run_dir: Path) -> None:
                 "which would not be found: it would lose steps; put the setting back, or choose another run.dir"
             ]
         )
+    if found and not is_rank_0():
+        return  # whether all its rows are sound need not be read by thousands of ranks
     last_row = _last_row(run_dir)
     if not found and last_row > stored["interval"]:
         raise ConfigError(

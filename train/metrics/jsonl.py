@@ -21,7 +21,8 @@ def read_rows(run_dir: Path, *, up_to: int | None = None) -> list[Row]:
     A line without its end is left out: its step is being written, or was when the run was killed. Raises ValueError
     with file and line where a complete line is no row.
     """
-    return [row for _, row in _complete_lines(run_dir / FILE_NAME) if up_to is None or row["step"] <= up_to]
+    path = run_dir / FILE_NAME
+    return [row for _, row in _complete_lines(_read(path), path) if up_to is None or row["step"] <= up_to]
 
 
 def require_rows(run_dir: Path) -> list[Row]:
@@ -40,24 +41,28 @@ def count_rows(run_dir: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def cut_rows(path: Path, *, after: int, into: Path | None = None) -> list[int]:
-    """Leaves the rows up to step `after`. The others are added to the file `into`; returns their steps."""
-    rows = list(_complete_lines(path))
-    cut = [line for line, row in rows if row["step"] > after]
+def cut_rows(path: Path, *, after: int, into: Path | None = None) -> tuple[list[Row], list[int]]:
+    """Leaves the rows up to step `after`, and no torn line. The others are added to the file `into`. Returns those that
+    it leaves, and the steps of the others."""
+    text = _read(path)
+    lines = list(_complete_lines(text, path))
+    kept = [(line, row) for line, row in lines if row["step"] <= after]
+    cut = [(line, row) for line, row in lines if row["step"] > after]
     if cut and into:
         with into.open("a", encoding="utf-8") as file:  # first: better twice than lost
-            file.writelines(cut)
+            file.writelines(line for line, _ in cut)
         flush(into)
-    write_whole(path, "".join(line for line, row in rows if row["step"] <= after))
-    return [row["step"] for _, row in rows if row["step"] > after]
+    if (left := "".join(line for line, _ in kept)) != text:
+        write_whole(path, left)
+    return [row for _, row in kept], [row["step"] for _, row in cut]
 
 
 class JsonLines:
     """<run>/metrics.jsonl. Rows of steps after the one resumed from move to CUT: they are about to be trained again."""
 
     def __init__(self, path: Path, *, resume_step: int):
-        self.cut = cut_rows(path, after=resume_step, into=path.with_name(CUT))
-        """Steps of the rows that moved."""
+        self.kept, self.cut = cut_rows(path, after=resume_step, into=path.with_name(CUT))
+        """The rows of the steps before, and the steps of those that moved."""
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Row) -> None:
@@ -68,9 +73,13 @@ class JsonLines:
         self._file.close()
 
 
-def _complete_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    """Each line with its end, as text and as a row; none where there is no file."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def _read(path: Path) -> str:
+    """Empty where there is no file."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _complete_lines(text: str, path: Path) -> Iterator[tuple[str, Row]]:
+    """Each line with its end, as text and as a row. path: that of the text, for messages."""
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if line.endswith("\n"):
             yield line, _parse(line, where=f"{path}, line {number}")

@@ -10,7 +10,7 @@ from data_pipelines.base.rank import is_rank_0
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
 from train.metrics.events import History
-from train.metrics.jsonl import CUT, FILE_NAME, JsonLines, count_rows, read_rows
+from train.metrics.jsonl import CUT, FILE_NAME, JsonLines
 from train.metrics.row import Row, Sink
 from train.metrics.spikes import WINDOW, SpikeAlarm
 from train.metrics.weights_and_biases import start_wandb
@@ -59,7 +59,7 @@ def open_sinks(
             f"{run_dir / CUT}",
             flush=True,
         )
-    if (missing := resume_step - count_rows(run_dir)) > 0:
+    if (missing := resume_step - len(rows.kept)) > 0:
         print(
             f"train: {run_dir / FILE_NAME} has no rows of {missing:,} of the {resume_step:,} steps so far", flush=True
         )
@@ -76,12 +76,12 @@ def open_sinks(
     if config.console:
         seen = timeline.step(resume_step + 1).first_window * timeline.seq_len
         sinks.append(Console(tokens=timeline.num_windows * timeline.seq_len, seen=seen, num_steps=timeline.num_steps))
-    return Sinks(sinks, spikes=_primed_alarm(run_dir))
+    return Sinks(sinks, spikes=_primed_alarm(rows.kept))
 
 
-def _primed_alarm(run_dir: Path) -> SpikeAlarm:
+def _primed_alarm(before: Sequence[Row]) -> SpikeAlarm:
     """An alarm that knows the steps before this start, so that a resumed run says what an unbroken one would."""
     alarm = SpikeAlarm()
-    for row in read_rows(run_dir)[-2 * WINDOW :]:
+    for row in before[-2 * WINDOW :]:
         alarm.observe(row)
     return alarm
