@@ -116,7 +116,31 @@ def total(
     digest: of this rank's windows; num_sequences: of the whole step; local_seconds: that this rank took for its local
     work; wants_stop: whether it was asked to stop; group: the ranks that share the batch (None: one).
     """
+    rank, num_ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     losses_M = microbatches.cross_entropy_M / microbatches.labelled_M.clamp(min=1)  # a microbatch may have no label
+    slowest = torch.tensor([join_slowest(local_seconds, rank)], dtype=torch.float64, device=losses_M.device)
+    own_sums = _Sums(
+        over_microbatches=_over_microbatches(microbatches, losses_M),
+        digest_halves=torch.tensor(split_digest(digest), device=losses_M.device),
+        counts_LE=tallies.counts_LE,
+        balance_loss_L=tallies.balance_loss_L,
+        router_L3=tallies.router_L3,
+        stop_wishes=torch.tensor([float(wants_stop)], device=losses_M.device),
+        local_seconds=torch.tensor([local_seconds], device=losses_M.device),
+    )
+    own_maxima = _Maxima(
+        mean_loss=losses_M.max(),
+        logit=microbatches.max_logit_M.max(),
+        router_logit_L=tallies.max_logit_L,
+        slowest=slowest,
+    )
+    sums = _Sums(*reduce_together(own_sums, group=group))
+    maxima = _Maxima(*reduce_together(own_maxima, group=group, op=dist.ReduceOp.MAX))
+    return _totals(sums, maxima, num_sequences=num_sequences, num_ranks=num_ranks)
+
+
+def _over_microbatches(microbatches: Microbatches, losses_M: Tensor) -> Tensor:
+    """The sums of this rank, in the order of _OverMicrobatches. losses_M: mean cross-entropy of each microbatch."""
     own = _OverMicrobatches(
         cross_entropy=microbatches.cross_entropy_M,
         z=microbatches.z_M,
@@ -126,27 +150,14 @@ def total(
         mean_losses=losses_M,
         microbatches=torch.ones_like(losses_M),
     )
-    own_sums = _Sums(
-        over_microbatches=torch.stack(own).sum(1),
-        digest_halves=torch.tensor(split_digest(digest), device=losses_M.device),
-        counts_LE=tallies.counts_LE,
-        balance_loss_L=tallies.balance_loss_L,
-        router_L3=tallies.router_L3,
-        stop_wishes=torch.tensor([float(wants_stop)], device=losses_M.device),
-        local_seconds=torch.tensor([local_seconds], device=losses_M.device),
-    )
-    rank, num_ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-    own_maxima = _Maxima(
-        mean_loss=losses_M.max(),
-        logit=microbatches.max_logit_M.max(),
-        router_logit_L=tallies.max_logit_L,
-        slowest=torch.tensor([join_slowest(local_seconds, rank)], dtype=torch.float64, device=losses_M.device),
-    )
-    sums = _Sums(*reduce_together(own_sums, group=group))
-    maxima = _Maxima(*reduce_together(own_maxima, group=group, op=dist.ReduceOp.MAX))
+    return torch.stack(own).sum(1)
+
+
+def _totals(sums: _Sums, maxima: _Maxima, *, num_sequences: int, num_ranks: int) -> Totals:
+    """What follows from the sums and maxima over all ranks, on the host."""
+    over: _OverMicrobatches[float] = _OverMicrobatches(*sums.over_microbatches.tolist())
     slowest_seconds, slowest_rank = split_slowest(float(maxima.slowest))
     mean_seconds = float(sums.local_seconds) / num_ranks
-    over: _OverMicrobatches[float] = _OverMicrobatches(*sums.over_microbatches.tolist())
     return Totals(
         loss=over.cross_entropy / over.labelled,
         accuracy=over.correct / over.labelled,
