@@ -4,8 +4,8 @@
 #   start COMMAND...   all ranks, with srun; leaves the exit code in $status
 #   finish COMMAND...  asks launch.requeue whether to go on, does so, and ends the job
 #
-# They need CODE, PYTHON, RUN_DIR, CHECKPOINTS and MAX_STARTS; stage needs VENV too, and CHAINED=yes is for jobs of a
-# chain.
+# They need CODE, PYTHON, RUN_DIR, CHECKPOINTS, MAX_STARTS and EXCLUDE_AFTER; stage needs VENV too, and CHAINED=yes is
+# for jobs of a chain.
 #
 # Which signal reaches whom: `--signal=B:USR1` and `scancel --batch --signal=USR1` the batch shell alone, which hands it on
 # to srun, and srun to every rank; `scancel --signal` the ranks; `scancel` and the time limit all, with SIGTERM: this shell
@@ -88,15 +88,47 @@ start() {
 }
 
 finish() {
-    local decision
+    local verdict jobs nodes decision
     decision=$("$@" "$RUN_DIR" --checkpoints "$CHECKPOINTS" --exit-code "$status" --max-starts "$MAX_STARTS" \
-        ${CHAINED:+--chained}) || die "launch.requeue failed: not requeued. Exit code of the ranks: $status"
+        --exclude-after "$EXCLUDE_AFTER" ${CHAINED:+--chained}) ||
+        die "launch.requeue failed: not requeued. Exit code of the ranks: $status"
     [ -z "$staged" ] || one_a_node rm -rf "$staged" "$staged.lock" # PYTHON too: not before
-    case $decision in
-        requeue) # which ends this script; an exit code of its own could be taken for that of the next start
-            if scontrol requeue "$SLURM_JOB_ID"; then sleep 60; else echo "error: SLURM does not requeue it" >&2; fi ;;
-        cancel*) # shellcheck disable=SC2086 # numbers of jobs
-            scancel ${decision#cancel} ;;
+    read -r verdict jobs nodes <<<"$decision"
+    case $verdict in
+        requeue) requeue_without "$nodes" ;;
+        cancel) # shellcheck disable=SC2086 # one word a job
+            scancel ${jobs//,/ } ;;
+        end) leave_out "$nodes" "$jobs" ;;
     esac
     exit "$status"
+}
+
+# Ends this script by the signal that it is answered with: an exit code could be taken for that of the next start.
+requeue_without() { # NODES
+    trap '' TERM # until the nodes are known: what a job leaves out can be changed only while it waits
+    if scontrol requeue "$SLURM_JOB_ID"; then
+        leave_out "$1" "$SLURM_JOB_ID"
+        trap - TERM
+        kill -TERM $$
+        sleep 60
+    fi
+    echo "error: SLURM does not requeue it" >&2
+}
+
+leave_out() { # NODES JOBS, each separated by commas, or -: besides the nodes that the jobs leave out already
+    local job nodes others left
+    [ "$1" != - ] && [ "$2" != - ] || return 0
+    for job in ${2//,/ }; do
+        others=$(scontrol show job --oneliner "$job" | grep -o ' ExcNodeList=[^ ]*')
+        others=${others#*=}
+        nodes=$1${others:+,$others}
+        nodes=${nodes%,(null)}
+        left=$(sinfo --noheader --Node --partition="$SLURM_JOB_PARTITION" --format=%N | sort -u |
+            grep -vxcF -f <(scontrol show hostnames "$nodes"))
+        if [ "$left" -lt "$SLURM_JOB_NUM_NODES" ]; then
+            echo "job $job: $nodes would be left out, but the partition has no others: add nodes, or mend these" >&2
+        elif scontrol update "JobId=$job" "ExcNodeList=$nodes"; then
+            echo "job $job: leaves out $nodes" >&2
+        fi
+    done
 }

@@ -95,6 +95,7 @@ def _settings(run: Run, cluster: ClusterConfig, places: Places, is_chained: bool
         yield f"VENV={_quote(cluster.venv or places.venv)}"
         yield "PYTHON=$VENV/bin/python"
     yield f"MAX_STARTS={cluster.max_starts_without_progress} # in a row without a new checkpoint, then no requeue"
+    yield f"EXCLUDE_AFTER={cluster.exclude_after_stalls} # stalls of a node, then the run leaves it out"
     if is_chained:
         yield "CHAINED=yes # the next job of the chain goes on, this one is not requeued"
 

@@ -59,6 +59,7 @@ def small_settings(folder: Path, *, model: Sequence[str] = MODEL, document_token
         "validation.windows=0",
         "metrics.wandb=disabled",
         "metrics.console=false",
+        f"run.dir={folder / 'run'}",
     ]
 
 

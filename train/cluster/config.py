@@ -83,7 +83,7 @@ class ClusterConfig:
     exclude: list[str] = field(default_factory=list)
     """Nodes never to use, as names or ranges; those that stalled runs before come on top."""
     exclude_after_stalls: int = 2
-    """Stalls of this run that put a node on the exclude list of the next submission."""
+    """Stalls of this run after which it leaves a node out: when it is requeued, and when it is submitted again."""
     signal_before_s: int = 120
     """How long before the time limit the run is told to save: longer than a step and a checkpoint take. sbatch
     --signal, which may come up to 60 s early."""

@@ -46,6 +46,8 @@ class State:
     """Last step of W&B at the last orderly end: offline folders go once they are uploaded."""
     shift: int = 0
     """W&B's step less the run's."""
+    alerted: int = 0
+    """Lines of starts.jsonl whose alerts W&B has."""
     marks: list[tuple[int, int, int]] = field(default_factory=list)
     """(W&B's step, lines of starts.jsonl, rewinds) of the last steps with marks: what had happened until then."""
 
@@ -81,6 +83,8 @@ class Follower:
     connect: Callable[[State], Client]
     first_failure: Exception | None = None
     """Why the first attempt to reach W&B failed."""
+    is_complete: bool = False
+    """Whether it is closed, and W&B has everything."""
     _tried: Event = field(default_factory=Event)
     _news: Event = field(default_factory=Event)
     _closing: Event = field(default_factory=Event)
@@ -142,7 +146,7 @@ class Follower:
         if len(rewinds) > rewinds_told:
             state.shift = max(state.shift, logged - rewinds[-1]["step"])
         extra = marks(self.history, told=told, rewinds_told=rewinds_told)
-        for alert in alerts(events, told=told):
+        for alert in alerts(events, told=max(told, state.alerted)):
             client.alert(alert)
         for row, extra_of_row in self._rows_after(logged - state.shift, extra):
             logged = row["step"] + state.shift
@@ -151,8 +155,9 @@ class Follower:
                 state.marks = [*state.marks[-MARKS_KEPT:], (logged, len(events), len(rewinds))]
                 write_state(self.run_dir, state)
         client.finish(self._exit_code)
-        state.logged = logged
+        state.logged, state.alerted = logged, len(events)
         write_state(self.run_dir, state)
+        self.is_complete = True
 
     def _rows_after(self, step: int, extra: dict[str, Any]) -> Iterator[tuple[Row, dict[str, Any]]]:
         """Each row after `step` as soon as it is in the file; the first that this start has written comes with `extra`,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -138,6 +139,26 @@ def mixes_of(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
+def catch_up(
+    config: MetricsConfig,
+    *,
+    run_dir: Path,
+    name: str,
+    settings: dict[str, Any],
+    timeline: Timeline,
+    history: History,
+) -> None:
+    """Sends what W&B lacks of a run that has ended. Raises RunError where it cannot be reached."""
+    connect = _connector(config, run_dir=run_dir, name=name, settings=settings, timeline=timeline, history=history)
+    follower = Follower(run_dir, timeline.num_steps, history, connect)  # no row is a new one
+    if error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S):
+        follower.give_up()
+        raise RunError(f"W&B cannot be reached (metrics.wandb={config.wandb}): {error}; try again later") from error
+    follower.close(next((event["exit_code"] for event in reversed(history.events) if "exit_code" in event), 0))
+    if not follower.is_complete:
+        raise RunError("W&B did not take everything; try again later")
+
+
 def start_wandb(
     config: MetricsConfig,
     *,
@@ -155,8 +176,7 @@ def start_wandb(
     """
     if config.wandb == "disabled":
         return []
-    phases = phases_of(timeline)
-    connect = partial(WandB, config, run_dir=run_dir, name=name, settings=settings, phases=phases, history=history)
+    connect = _connector(config, run_dir=run_dir, name=name, settings=settings, timeline=timeline, history=history)
     follower = Follower(run_dir, resume_step, history, connect)
     if resume_step == 0 and (error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S)) and config.wandb_required:
         follower.give_up()
@@ -166,3 +186,16 @@ def start_wandb(
             "metrics.wandb=disabled or metrics.wandb_required=false"
         ) from error
     return [follower]
+
+
+def _connector(
+    config: MetricsConfig,
+    *,
+    run_dir: Path,
+    name: str,
+    settings: dict[str, Any],
+    timeline: Timeline,
+    history: History,
+) -> Callable[[State], WandB]:
+    phases = phases_of(timeline)
+    return partial(WandB, config, run_dir=run_dir, name=name, settings=settings, phases=phases, history=history)

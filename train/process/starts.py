@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.base.rank import is_rank_0
+from data_pipelines.base.rank import is_rank_0, node_name
 
 FILE_NAME = "starts.jsonl"
 
@@ -46,7 +45,7 @@ def recorded(
     append_event(
         run_dir,
         "start",
-        host=socket.gethostname(),
+        host=node_name(),
         job=os.environ.get("SLURM_JOB_ID"),
         restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         nodes=os.environ.get("SLURM_JOB_NODELIST"),

@@ -9,7 +9,6 @@ Nobody reads the words before there is an alarm, so that a period costs a rank t
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from torch.distributed import distributed_c10d
 
 from data_pipelines.base.errors import RESUME_ADVICE, STALL_EXIT
 from data_pipelines.base.files import write_whole
+from data_pipelines.base.rank import node_name
 from train.process.starts import append_event
 from train.watchdog.board import Board
 from train.watchdog.config import WatchdogConfig
@@ -84,11 +84,15 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._pause():
-            self._speak()
-            self._meet_neighbours()
-            limit = limit_s(self._config, self._pulse.activity, is_first_step=self._pulse.is_first_step)
-            if self._pulse.seconds() > limit or self._board.has("alarm"):
+            if self.speak_and_look():
                 self._end()
+
+    def speak_and_look(self) -> bool:
+        """What is done in every period. Returns whether the run does not move."""
+        self._speak()
+        self._meet_neighbours()
+        limit = limit_s(self._config, self._pulse.activity, is_first_step=self._pulse.is_first_step)
+        return self._pulse.seconds() > limit or self._board.has("alarm")
 
     def _pause(self) -> bool:
         """A period; whether the run is over. The time for which the process was stopped is nobody's fault but that of
@@ -103,7 +107,7 @@ class Watchdog:
         self._beats += 1
         said = Said(
             rank=self._rank,
-            host=socket.gethostname(),
+            host=node_name(),
             process=os.getpid(),
             stacks=self._stacks,
             beat=self._beats,

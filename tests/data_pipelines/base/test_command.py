@@ -38,6 +38,7 @@ COMMANDS = (
     "launch.requeue",
     "launch.status",
     "launch.dashboard",
+    "launch.catch_up",
 )
 COMPOSING = (
     "train.__main__",

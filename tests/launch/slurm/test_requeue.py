@@ -96,8 +96,8 @@ def test_a_node_that_stalled_twice_is_left_out() -> None:
 def decide_by_command(run_dir: Path, *arguments: str, job: str, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.delenv("RANK", raising=False)
-    folder = ["--checkpoints", str(run_dir / "checkpoint"), "--max-starts", "1"]
-    return requeue.main([str(run_dir), *folder, *arguments])
+    limits = ["--checkpoints", str(run_dir / "checkpoint"), "--max-starts", "1", "--exclude-after", "2"]
+    return requeue.main([str(run_dir), *limits, *arguments])
 
 
 def test_the_reason_is_in_the_log_and_in_the_run_directory(
@@ -109,20 +109,35 @@ def test_the_reason_is_in_the_log_and_in_the_run_directory(
     append_event(tmp_path, "submit", jobs=["7", "8"])
     assert decide_by_command(tmp_path, "--exit-code", "1", "--chained", job="7", monkeypatch=monkeypatch) == 0
     said = capsys.readouterr()
-    assert said.out == "cancel 8\n"
+    assert said.out == "cancel 8 -\n"
     assert "job 7: exit code 1: no progress in 1 starts in a row" in said.err
     assert "the end of rank-3.log:\n  | error: disk full" in said.err
     decided = read_events(tmp_path)[-1]
     assert (decided["event"], decided["requeue"], decided["step"]) == ("decision", False, 0)
 
 
+@pytest.mark.parametrize(
+    ("chained", "said"), [([], "requeue 8 n2\n"), (["--chained"], "end 8 n2\n")], ids=["alone", "in a chain"]
+)
+def test_a_node_that_stalled_twice_is_left_out_by_the_start_after_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, chained: list[str], said: str
+) -> None:
+    append_event(tmp_path, "submit", jobs=["7", "8"])
+    append_event(tmp_path, "start", job="7", step=0)
+    for suspects in (["n2"], ["n1", "n2"]):
+        append_event(tmp_path, "stall", step=3, suspects=suspects, reason="")
+    (tmp_path / "checkpoint/step-1").mkdir(parents=True)
+    assert decide_by_command(tmp_path, "--exit-code", "12", *chained, job="7", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == said
+
+
 def test_the_command_takes_no_time_and_no_torch(tmp_path: Path) -> None:
     """A batch script waits for it while its nodes are idle."""
     command = [sys.executable, "-X", "importtime", "-m", "launch.requeue", str(tmp_path)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    options = ["--checkpoints", str(tmp_path), "--exit-code", "0", "--max-starts", "3"]
+    options = ["--checkpoints", str(tmp_path), "--exit-code", "0", "--max-starts", "3", "--exclude-after", "2"]
     environment = {**os.environ, "SLURM_JOB_ID": "7"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout == "end\n"
+    assert done.stdout == "end - -\n"
     assert " torch" not in done.stderr
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 0.5

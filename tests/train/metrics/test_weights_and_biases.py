@@ -16,9 +16,11 @@ import torch
 import wandb
 
 from data_pipelines.base.errors import REQUEUE_EXIT, RunError
-from tests.train.metrics.one_start import SETTINGS, take_steps, timeline
+from launch import catch_up, requeue
+from tests.train.metrics.one_start import SETTINGS, row_of, take_steps, timeline
 from tests.train.metrics.wandb_history import history, records
 from tests.train.metrics.wandb_server import Server, wandb_server
+from tests.train.small import small_settings, write_run
 from train.metrics import wandb_files
 from train.metrics.config import MetricsConfig
 from train.metrics.events import History
@@ -27,6 +29,7 @@ from train.metrics.row import Row
 from train.metrics.wandb_files import last_logged, mend, read_records, record_files, run_id
 from train.metrics.weights_and_biases import WandB, _flatten, phases_of, start_wandb
 from train.pictures.loads import draw_loads
+from train.process.starts import append_event
 
 TIMEOUT_S = 120
 
@@ -58,7 +61,9 @@ def sync(run_dir: Path, server: Server) -> str:
     """`wandb sync` of all that is there; what it says."""
     command = [sys.executable, "-m", "wandb", "sync", str(run_dir / "wandb")]
     environment = os.environ | server.environment
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=True)
+    done = subprocess.run(  # in a folder of its own: it leaves a log
+        command, cwd=run_dir, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=True
+    )
     return done.stdout + done.stderr
 
 
@@ -112,6 +117,19 @@ def test_an_online_run_goes_on_where_the_server_has_it(tmp_path: Path, server: S
     assert list(server.runs) == [(tmp_path / "wandb_id").read_text()]
     take_steps(tmp_path, 5, 6, mode="online", rewinds=[{"step": 4, "last_step": 8}])
     assert [(row["_step"], row["step"]) for row in run.history][7:] == [(8, 8), (9, 5), (10, 6)]
+
+
+def test_a_job_that_is_not_started_again_sends_what_its_killed_process_did_not(tmp_path: Path, server: Server) -> None:
+    run_dir = tmp_path / "run"
+    write_run([*small_settings(tmp_path), "metrics.wandb=online"], run_dir)
+    (run_dir / "metrics.jsonl").write_text("".join(f"{json.dumps(row_of(step))}\n" for step in range(1, 7)))
+    identity = run_id(run_dir, [])
+    append_event(run_dir, "start", step=0)
+    append_event(run_dir, "decision", requeue=False, exit_code=137, reason="no progress in 3 starts in a row")
+    for send in (requeue.tell_wandb, lambda run_dir: catch_up.main([str(run_dir)])):  # once is enough
+        send(run_dir)
+        assert [row["step"] for row in server.runs[identity].history] == list(range(1, 7))
+        assert server.runs[identity].alerts == ["not requeued"]
 
 
 def test_a_client_that_stands_still_holds_up_neither_a_step_nor_the_end(tmp_path: Path) -> None:
