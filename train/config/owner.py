@@ -1,7 +1,8 @@
 """One job a run directory: while it trains, rank 0 holds a lock on <run>/owner.json, which says who that is.
 
 The system releases the lock when the process ends, however it ends, so nothing stale is left behind. Readers take none.
-On a file system without locks, what the file says is believed while that process lives, or is on another host.
+On a file system without locks, what the file says is believed while that process lives, or, where it is on another
+host, while it renews the file.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
-from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.errors import RUN_EXIT, ConfigError
 from data_pipelines.base.rank import is_rank_0
 
 FILE_NAME = "owner.json"
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems without locks answer."""
+RENEW_S = 10.0
+LEASE_S = 60.0
+"""How long an owner of another host is believed after its last sign: less than the two minutes that SLURM lets a
+requeued job wait."""
 
 
 @contextmanager
@@ -42,15 +49,40 @@ def owned(run_dir: Path) -> Iterator[None]:
         raise ConfigError([f"run.dir={run_dir}: cannot be written ({error}); choose another folder"]) from error
     try:
         owner = {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
+        content = json.dumps(owner).encode()
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
-        yield
+        os.pwrite(descriptor, content, 0)
+        with _renewing(descriptor, content, run_dir):
+            yield
     finally:
         (run_dir / FILE_NAME).unlink(missing_ok=True)  # while the lock is held: it is ours
         if is_new:  # a start that was refused leaves no folder
             with suppress(OSError):
                 run_dir.rmdir()
         os.close(descriptor)
+
+
+@contextmanager
+def _renewing(descriptor: int, content: bytes, run_dir: Path) -> Iterator[None]:
+    """While the block runs, the file stays younger than RENEW_S. Should this process have been stopped for so long that
+    another job has taken the folder, it ends before it writes anything more."""
+    is_over = Event()
+
+    def renew() -> None:
+        while not is_over.wait(RENEW_S):
+            if os.pread(descriptor, 4096, 0) != content:
+                words = f"\nerror: {run_dir}: another job has taken it over while this process was stopped\n"
+                os.write(sys.stderr.fileno(), words.encode())
+                os._exit(RUN_EXIT)
+            os.utime(descriptor)
+
+    thread = Thread(target=renew, name="owner", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _open_locked(run_dir: Path) -> int:
@@ -83,19 +115,19 @@ def _lock(descriptor: int, run_dir: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         content = os.pread(descriptor, 4096, 0)
-        if error.errno in NO_LOCKS and not _may_live(content):
+        if error.errno in NO_LOCKS and not _may_live(content, age_s=time.time() - os.fstat(descriptor).st_mtime):
             return
         if error.errno not in (*NO_LOCKS, errno.EWOULDBLOCK):
             raise
         raise ConfigError([f"run.dir={run_dir}: {_describe(content)}; wait, stop it, or name another run"]) from error
 
 
-def _may_live(content: bytes) -> bool:
-    """Whether the process that wrote the file may still run: one of another host cannot be asked."""
+def _may_live(content: bytes, *, age_s: float) -> bool:
+    """Whether the process that wrote the file may still run: one of another host cannot be asked, but renews it."""
     try:
         owner = json.loads(content)
         if owner["host"] != socket.gethostname():
-            return True
+            return age_s < LEASE_S
         os.kill(owner["process"], 0)
     except PermissionError:
         return True

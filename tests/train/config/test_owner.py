@@ -6,16 +6,19 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from data_pipelines.base.errors import ConfigError
-from train.config.owner import FILE_NAME, owned, readable, refuse_owned
+from data_pipelines.base.errors import RUN_EXIT, ConfigError
+from train.config import owner
+from train.config.owner import FILE_NAME, LEASE_S, owned, readable, refuse_owned
 
 HOLD = "import sys; from pathlib import Path; from train.config.owner import owned\n" + (
     "with owned(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -86,22 +89,30 @@ def test_a_lock_on_a_file_that_its_owner_has_removed_counts_for_nothing(
         refuse_owned(tmp_path)
 
 
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
 @pytest.mark.parametrize(
-    ("process", "host", "is_refused"),
+    ("process", "host", "age_s", "is_refused"),
     [
-        (os.getppid(), socket.gethostname(), True),
-        (2**22 + 1, socket.gethostname(), False),  # beyond the largest id that Linux gives
-        (2**22 + 1, "elsewhere", True),
+        (os.getppid(), socket.gethostname(), 1000, True),
+        (2**22 + 1, socket.gethostname(), 0, False),  # beyond the largest id that Linux gives
+        (2**22 + 1, "elsewhere", LEASE_S - 5, True),
+        (2**22 + 1, "elsewhere", LEASE_S + 5, False),
     ],
 )
 def test_without_locks_the_file_is_believed_while_its_process_may_live(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: int, host: str, is_refused: bool
+    tmp_path: Path, no_locks: None, process: int, host: str, age_s: float, is_refused: bool
 ) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
     (tmp_path / FILE_NAME).write_text(json.dumps({"host": host, "process": process, "since": 0}))
+    os.utime(tmp_path / FILE_NAME, (0, time.time() - age_s))
     refusal = (
         pytest.raises(ConfigError, match=rf"process {process} on {host} has been training there for \d+ days;")
         if is_refused
@@ -109,6 +120,30 @@ def test_without_locks_the_file_is_believed_while_its_process_may_live(
     )
     with refusal, owned(tmp_path):
         pass
+
+
+def test_an_owner_renews_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "RENEW_S", 0.01)
+    with owned(tmp_path):
+        os.utime(tmp_path / FILE_NAME, (0, 0))
+        while (tmp_path / FILE_NAME).stat().st_mtime == 0:
+            time.sleep(0.01)
+    assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_an_owner_that_slept_too_long_ends_where_another_has_come(tmp_path: Path, no_locks: None) -> None:
+    hold = f"from train.config import owner; owner.RENEW_S = 0.2\n{HOLD}"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "held\n"
+        os.kill(job.pid, signal.SIGSTOP)
+        theirs = json.dumps({"host": "elsewhere", "process": 1, "since": 0})
+        (tmp_path / FILE_NAME).write_text(theirs)
+        os.kill(job.pid, signal.SIGCONT)
+        assert job.wait(timeout=20) == RUN_EXIT
+    assert (tmp_path / FILE_NAME).read_text() == theirs
 
 
 @pytest.mark.parametrize(
