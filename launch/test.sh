@@ -22,7 +22,7 @@ check() { # name, command...
 check lint "$PY" -m ruff check .
 check format "$PY" -m ruff format --check .
 check types "$PY" -m pyright --pythonpath "$PY"
-check tests "$PY" -m pytest "$@"
+check tests "$PY" -m pytest -n 2 --dist loadfile "$@" # each of them starts ranks: 2 cores are full
 
 [ ${#failed[@]} -eq 0 ] || { printf '\nfailed: %s\n' "${failed[*]}"; exit 1; }
 printf '\nall checks passed\n'

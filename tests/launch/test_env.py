@@ -168,7 +168,9 @@ def test_scripts_can_be_executed() -> None:
 
 @pytest.mark.parametrize("script", ["local.sh", "test.sh"])
 def test_a_script_finds_its_checkout_from_anywhere(checkout: Checkout, tmp_path: Path, script: str) -> None:
-    last = {"local.sh": "-m launch.local run.name=a b", "test.sh": "-m pytest run.name=a b"}[script]
+    last = {"local.sh": "-m launch.local run.name=a b", "test.sh": "-m pytest -n 2 --dist loadfile run.name=a b"}[
+        script
+    ]
     (tmp_path / "trap/launch").mkdir(parents=True)
     (tmp_path / "link").symlink_to(checkout.root / "launch" / script)
     elsewhere = ("", f"relative paths start in {checkout.root}\n")[script == "local.sh"]
