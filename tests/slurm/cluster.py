@@ -31,6 +31,7 @@ NEXT_CREDENTIAL_S = 2.5
 KILL_WAIT_S = 5
 """From SIGTERM to SIGKILL; SLURM's default is 30."""
 
+# Ranks meet at a port that follows from the number of their job: clusters side by side must not number alike.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -58,6 +59,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 KillWait={kill_wait}
 MinJobAge=3600
+FirstJobId={controller_port}
 GresTypes=gpu
 NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first_port}-{last_port}] CPUs=8 RealMemory=8000
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=1-0 State=UP
@@ -168,10 +170,10 @@ class Cluster:
         return self.job(number)
 
     def start_requeued(self, number: str) -> None:
-        """Without the two minutes that SLURM lets a requeued job wait."""
+        """Without the two minutes that SLURM lets a requeued job wait, and with time enough."""
         self.wait(number, "PENDING", within_s=SAVE_S)
         time.sleep(NEXT_CREDENTIAL_S)
-        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+        self.run("scontrol", "update", f"JobId={number}", "StartTime=now", "TimeLimit=60")
 
 
 def _free_ports() -> tuple[int, int, int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,56 +11,17 @@ import pytest
 from launch import submit
 from tests import golden
 from tests.slurm.cluster import Cluster
-from tests.train.small import small_settings
+from tests.slurm.jobs import TRAIN_S, job_log, on_cluster, submitted_to
 from train.metrics.jsonl import read_rows
-from train.process.starts import read_events
-
-TRAIN_S = 240.0
-
-
-def on_cluster(folder: Path, *overrides: str) -> list[str]:
-    """A run of the smallest model on two nodes of two ranks each."""
-    return [*small_settings(folder), "cluster=cpu_2nodes", f"run.dir={folder / 'run'}", *overrides]
-
-
-def submitted_to(cluster: Cluster, arguments: list[str]) -> list[str]:
-    """Numbers of the jobs that `launch.submit` prints."""
-    out = cluster.run(sys.executable, "-m", "launch.submit", *arguments)
-    found = re.search(r"scancel ([\d ]+)$", out, re.MULTILINE)
-    assert found, out
-    return found[1].split()
-
-
-def wait_for_rows(run_dir: Path, number: int) -> None:
-    deadline = time.monotonic() + TRAIN_S
-    while not (run_dir / "metrics.jsonl").is_file() or len(read_rows(run_dir)) < number:
-        assert time.monotonic() < deadline, [log.read_text() for log in run_dir.glob("slurm/*.log")]
-        time.sleep(0.1)
 
 
 def test_a_run_trains_on_two_nodes_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
     (job,) = submitted_to(cluster, on_cluster(tmp_path, "run.stop_after_step=6"))
     ended = cluster.wait(job, within_s=TRAIN_S)
-    log = (tmp_path / f"run/slurm/{job}.log").read_text()
+    log = job_log(tmp_path / "run")
     assert (ended.state, ended.restarts) == ("COMPLETED", 0), log
     assert [row["step"] for row in read_rows(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     assert "n1 n2" in log
-
-
-@pytest.mark.battery
-def test_a_run_that_is_signalled_saves_and_is_requeued_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    (job,) = submitted_to(cluster, on_cluster(tmp_path, "run.stop_after_step=12"))
-    wait_for_rows(run_dir, 2)
-    cluster.run("scancel", "--batch", "--signal=USR1", job)
-    cluster.start_requeued(job)
-    ended = cluster.wait(job, "COMPLETED", "FAILED", within_s=TRAIN_S)
-    log = (run_dir / f"slurm/{job}.log").read_text()
-    assert (ended.state, ended.restarts) == ("COMPLETED", 1), log
-    assert [row["step"] for row in read_rows(run_dir)] == list(range(1, 13))
-    events = read_events(run_dir)
-    assert [event["event"] for event in events] == ["submit", *["start", "end", "decision"] * 2]
-    assert [event["exit_code"] for event in events if event["event"] == "decision"] == [10, 0]
 
 
 # What is refused
