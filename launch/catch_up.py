@@ -21,24 +21,30 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
     args = parser.parse_args(arguments)
     print("catch_up: reading the run", file=sys.stderr, flush=True)
+    from train.checkpoint.commits import committed_steps
     from train.config.check import load_run
     from train.config.owner import owned
+    from train.config.rundir import stored_settings
     from train.loop.history import read_history
+    from train.metrics.wandb_files import run_id
     from train.metrics.weights_and_biases import catch_up
 
     run = load_run(args.run)
     if run.metrics.wandb == "disabled":
         raise ConfigError([f"{args.run}: the run has metrics.wandb=disabled, so W&B knows nothing of it"])
+    newest_first = reversed(committed_steps(run.checkpoint_dir))
     with owned(args.run):
+        run_id(args.run, [run.checkpoint_dir / f"step-{step}" for step in newest_first])
         catch_up(
             run.metrics,
             run_dir=args.run,
             name=run.run.name,
-            settings=run.settings,
+            settings=stored_settings(args.run),  # not as they are read on this machine
             timeline=run.timeline,
-            history=read_history(args.run),
+            history=read_history(args.run)._replace(code={}),  # the run's, not that of this checkout
         )
-    print(f"W&B has all that is in {args.run / 'metrics.jsonl'}")
+    where = "W&B" if run.metrics.wandb == "online" else f"{args.run / 'wandb'}, for `wandb sync` to upload,"
+    print(f"{where} has all that is in {args.run / 'metrics.jsonl'}")
     return 0
 
 

@@ -8,6 +8,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 source launch/env.sh
 [ -w . ] || export RUFF_NO_CACHE=true PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -p no:cacheprovider"
 
+case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' launch/test.sh; exit ;; esac
 [ "${1:-}" != --battery ] || { shift; set -- -m "" "$@"; }
 failed=()
 

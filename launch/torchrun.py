@@ -31,6 +31,7 @@ from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, ConfigError, a
 from launch.rank import end_with_nothing_to_save
 from launch.ranks import SAVE_S, no_log, threads_of_rank
 from launch.slurm.requeue import FINAL
+from train.process.stop import STOP_SIGNALS
 from train.process.warm import shell_exit_code
 
 if TYPE_CHECKING:
@@ -96,8 +97,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(
             f"--nodes {args.nodes}: needs --head HOST:PORT, an address of the first node that all others reach"
         )
-    if not re.fullmatch(r"(\S+):(\d+)", args.head):
-        parser.error(f"--head {args.head}: expected HOST:PORT")
+    port = re.fullmatch(r"\S+:(\d+)", args.head)
+    if not port or (args.nodes > 1 and not 0 < int(port[1]) < 2**16):
+        parser.error(f"--head {args.head}: expected HOST:PORT, with a port from 1 to 65535")
+    if args.max_restarts < 0:
+        parser.error(f"--max-restarts {args.max_restarts}: must not be negative")
+    if args.ranks_per_node is not None and args.ranks_per_node < 1:
+        parser.error(f"--ranks-per-node {args.ranks_per_node}: must be at least 1")
     return args
 
 
@@ -131,6 +137,9 @@ def launch(nodes: Nodes, num_ranks: int, run_dir: Path, overrides: list[str], *,
     """All ranks of this node, to their end, and again after a crash. Every node counts its own restarts: where one
     fails, the ranks of the others do, since they can no longer talk to it."""
     exit_code = 0
+    if nodes.count > 1:
+        waits = f"waiting for {nodes.count} nodes at {nodes.head}, {JOIN_S // 60} minutes at most"
+        print(f"torchrun: node {nodes.number}: {waits}", file=sys.stderr, flush=True)
     with signals_for_ranks() as heard:
         for restart in range(max_restarts + 1):
             if restart:
@@ -154,7 +163,11 @@ def signals_for_ranks() -> Iterator[list[int]]:
 
     def hand_on(number: int, frame: object) -> None:
         heard.append(number)
-        for pid in set(children()) - others:
+        ranks = set(children()) - others
+        if not ranks:  # while the nodes meet
+            os.write(sys.stderr.fileno(), b"\ntorchrun: stopped before it had any rank\n")
+            os._exit(REQUEUE_EXIT if number in STOP_SIGNALS else 128 + number)
+        for pid in ranks:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,9 @@ class Facts:
 
 
 def is_run_dir(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or (path / "metrics.jsonl").is_file()
+    with suppress(PermissionError):  # somebody else's
+        return (path / "config.yaml").is_file() or (path / "metrics.jsonl").is_file()
+    return False
 
 
 def read_facts(run_dir: Path) -> Facts:
@@ -190,7 +193,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    is_row = isinstance(row, dict) and all(isinstance(row.get(key), int) for key in ("step", "tokens"))
+    return row if is_row else None
 
 
 def _seconds_in(data: bytes) -> float:
@@ -203,7 +207,8 @@ def _owner(run_dir: Path) -> dict[str, Any] | None:
         owner = json.loads((run_dir / "owner.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return owner if isinstance(owner, dict) else None
+    is_owner = isinstance(owner, dict) and isinstance(owner.get("since"), (int, float))
+    return owner if is_owner else None
 
 
 def _modified(paths: Iterable[Path]) -> float | None:

@@ -40,7 +40,7 @@ def check_partition(partition: str | None, *, nodes: int, time: str) -> None:
     sizes: dict[str, int] = {}
     limits: dict[str, str] = {}
     default = None
-    for line in _ask("sinfo", "--noheader", "--format=%P|%D|%l").splitlines():
+    for line in _partitions().splitlines():
         marked, count, limit = line.split("|")
         name = marked.rstrip("*")
         sizes[name] = sizes.get(name, 0) + int(count)
@@ -67,6 +67,14 @@ def check_partition(partition: str | None, *, nodes: int, time: str) -> None:
                 "the job is requeued until the run is complete"
             ]
         )
+
+
+def _partitions() -> str:
+    try:
+        return _ask("sinfo", "--noheader", "--format=%P|%D|%l")
+    except ConfigError as error:
+        remedy = "no cluster answers on this machine: submit from a node of one, or print the script: --dry-run"
+        raise ConfigError([*error.problems, remedy]) from error
 
 
 def seconds(time: str) -> float:
@@ -103,6 +111,11 @@ def submit(script: Path, *options: str) -> str:
     number = re.match(r"\d+", said)  # ;CLUSTER follows in a federation
     assert number, said
     return number[0]
+
+
+def release(job: str) -> None:
+    """Lets a job begin that was submitted with --hold."""
+    _ask("scontrol", "release", job)
 
 
 def cancel(jobs: Sequence[str]) -> None:

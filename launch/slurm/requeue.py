@@ -33,7 +33,7 @@ def decide(events: Sequence[Event], *, job: str, exit_code: int, step: int, max_
 
     Starts count from the submission of the job on: whoever submits a run again has perhaps mended it.
     """
-    if (own := own_exit_code(events)) is not None:
+    if (own := own_exit_code(events, job)) is not None:
         exit_code = own
     if exit_code in FINAL:
         return Decision(False, f"exit code {exit_code}: {FINAL[exit_code]}", exit_code)
@@ -45,11 +45,12 @@ def decide(events: Sequence[Event], *, job: str, exit_code: int, step: int, max_
     return Decision(True, f"{how}: goes on from step {step}", exit_code)
 
 
-def own_exit_code(events: Sequence[Event]) -> int | None:
+def own_exit_code(events: Sequence[Event], job: str) -> int | None:
     """How rank 0 ended in the last start, where it ended in a way of its own. srun gives the highest of all
     ranks: 143 where the end of the first one made it stop others that had saved, and were about to end."""
     last = events[-1] if events else {}
-    is_own = last.get("event") == "end" and last["exit_code"] in (*FINAL, REQUEUE_EXIT)
+    start = next((event for event in reversed(events) if event["event"] == "start"), {})
+    is_own = start.get("job") == job and last.get("event") == "end" and last["exit_code"] in (*FINAL, REQUEUE_EXIT)
     return last["exit_code"] if is_own else None
 
 

@@ -52,9 +52,9 @@ def prepared(run: Run, overrides: list[str], args: argparse.Namespace, command: 
     if run.cluster is None:
         raise ConfigError(["cluster=none: submit needs a cluster; cluster=NAME names a file of configs/cluster"])
     run_dir = run.run_dir.absolute()
-    if not str(run_dir).isprintable():
+    if not str(run_dir).isprintable() or "\\" in str(run_dir):  # SLURM would write the log elsewhere
         raise ConfigError(
-            [f"run.dir={run.run.dir!r}: a batch script cannot hold it; choose a name without line breaks"]
+            [f"run.dir={run.run.dir!r}: a batch script cannot hold it; choose one without line breaks and backslashes"]
         )
     code = contents(args.config_dir)
     places = Places(
@@ -99,15 +99,12 @@ def submit_run(submission: Submission, args: argparse.Namespace, look: Look) -> 
     with owned(submission.places.run_dir), undone_on_error(submission):
         refuse_queued(submission)
         script = write_job(submission)
-        try:
+        with cancelled_on_error(jobs):
             for _ in range(args.chain):
-                waits = [f"--dependency=afternotok:{jobs[-1]}", "--kill-on-invalid-dep=yes"] if jobs else []
+                waits = [f"--dependency=afternotok:{jobs[-1]}", "--kill-on-invalid-dep=yes"] if jobs else ["--hold"]
                 jobs.append(queue.submit(script, *waits))
-        except ConfigError:
-            if jobs:
-                queue.cancel(jobs)
-            raise
-        append_event(submission.places.run_dir, "submit", jobs=jobs, code=submission.places.code.name)
+            record(submission, jobs)
+    queue.release(jobs[0])  # not before its record is written, and the folder is free
     print(how_to_follow(submission, jobs))
     return 0
 
@@ -137,10 +134,11 @@ def submit_array(submissions: Sequence[Submission], args: argparse.Namespace, lo
             stack.enter_context(undone_on_error(submission))
             write_job(submission)
         write_whole(first.folder / "array.sbatch", script)
-        job = queue.submit(first.folder / "array.sbatch")
-        for number, submission in enumerate(submissions):
-            code = submission.places.code.name
-            append_event(submission.places.run_dir, "submit", jobs=[f"{job}_{number}"], code=code)
+        job = queue.submit(first.folder / "array.sbatch", "--hold")
+        with cancelled_on_error([job]):
+            for number, submission in enumerate(submissions):
+                record(submission, [f"{job}_{number}"])
+    queue.release(job)
     for number, submission in enumerate(submissions):
         print(f"job {job}_{number}: {submission.run.run.name} in {submission.places.run_dir}")
     print(f"stop them:  scancel {job}")
@@ -177,6 +175,25 @@ def write_job(submission: Submission) -> Path:
     script.parent.mkdir(exist_ok=True)
     write_whole(script, submission.script)
     return script
+
+
+def record(submission: Submission, jobs: list[str]) -> None:
+    """Raises ConfigError where the run directory does not take it."""
+    try:
+        append_event(submission.places.run_dir, "submit", jobs=jobs, code=submission.places.code.name)
+    except OSError as error:
+        raise ConfigError([f"run.dir={submission.run.run.dir}: the submission cannot be written ({error})"]) from error
+
+
+@contextmanager
+def cancelled_on_error(jobs: list[str]) -> Iterator[None]:
+    """Jobs that have been queued when the block fails are taken back."""
+    try:
+        yield
+    except BaseException:
+        if jobs:
+            queue.cancel(jobs)
+        raise
 
 
 @contextmanager

@@ -136,7 +136,8 @@ def test_a_finished_run(tmp_path: Path) -> None:
         (
             [
                 start(),
-                {"event": "decision", "time": NOW, "exit_code": 137, "requeue": False, "reason": "no progress in 3"},
+                {"event": "decision", "time": NOW, "step": 0, "exit_code": 137, "requeue": False}
+                | {"reason": "no progress in 3"},
             ],
             "no progress in 3 (exit code 137)",
         ),

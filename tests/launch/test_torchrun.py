@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from socket import socket
 from threading import Thread
 
 import pytest
@@ -92,6 +96,22 @@ def test_a_crash_is_started_again_and_a_refusal_is_not(program: Callable[..., in
     assert starts(tmp_path, 1) <= 3
 
 
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 10), (signal.SIGINT, 130)])
+def test_a_signal_while_the_nodes_meet_ends_it_at_once(tmp_path: Path, number: signal.Signals, exit_code: int) -> None:
+    with closing(socket()) as head:
+        head.bind(("127.0.0.1", 0))  # nobody answers there
+        nodes = Nodes(count=2, number=1, head=f"127.0.0.1:{head.getsockname()[1]}")
+        code = "from launch.torchrun import Nodes, Path, launch\n"
+        code += f"launch({nodes}, 1, Path({str(tmp_path)!r}), [], max_restarts=0)"
+        with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as node:
+            assert node.stderr is not None
+            assert "torchrun: node 1: waiting for 2 nodes" in node.stderr.readline()
+            time.sleep(1)
+            node.send_signal(number)
+            assert "stopped before it had any rank" in node.stderr.read()
+        assert node.returncode == exit_code
+
+
 # What is asked for
 
 
@@ -101,6 +121,9 @@ def test_one_node_needs_no_flag_and_several_need_a_head(capsys: pytest.CaptureFi
         (["--nodes", "2"], "--nodes 2: needs --head HOST:PORT"),
         (["--nodes", "2", "--node-rank", "2", "--head", "a:1"], "node ranks are 0 to 1"),
         (["--head", "gpu1"], "--head gpu1: expected HOST:PORT"),
+        (["--nodes", "2", "--head", "gpu1:0"], "--head gpu1:0: expected HOST:PORT, with a port from 1 to 65535"),
+        (["--max-restarts", "-1"], "--max-restarts -1: must not be negative"),
+        (["--ranks-per-node", "0"], "--ranks-per-node 0: must be at least 1"),
     ]:
         with pytest.raises(SystemExit):
             parse(wrong)

@@ -37,10 +37,10 @@ SHORT = ["checkpoint.interval=3"]
 LONG = [
     "checkpoint.interval=40",
     "schedule.token_scale=3e-9",  # 398 steps: as long as SLURM may take to look at a time limit
-    "schedule.phases=[{name: general, tokens: 0.3T}, {name: high_quality, tokens: 16.4T}, {name: stem, tokens: 0.3T}]",
+    "schedule.phases=[{name: general, tokens: 0.1T}, {name: high_quality, tokens: 16.6T}, {name: stem, tokens: 0.3T}]",
 ]
 AFTER_ROWS = 4
-FIRST_OF_PHASE_2, LAST_OF_PHASE_2 = 8, 391
+FIRST_OF_PHASE_2, LAST_OF_PHASE_2 = 4, 391
 STALL_S, FOUND_S = 20, 30
 
 

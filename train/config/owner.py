@@ -28,8 +28,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems without locks answer."""
 RENEW_S = 10.0
 LEASE_S = 60.0
-"""How long an owner of another host is believed after its last sign: less than the two minutes that SLURM lets a
-requeued job wait."""
+"""How long an owner of another host is believed after its last sign. A job that starts waits for so long."""
+SETTLE_S = 1.0
 
 
 @contextmanager
@@ -52,6 +52,7 @@ def owned(run_dir: Path) -> Iterator[None]:
         content = json.dumps(owner).encode()
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content, 0)
+        _check_unshared(descriptor, content, run_dir)
         with _renewing(descriptor, content, run_dir):
             yield
     finally:
@@ -70,11 +71,14 @@ def _renewing(descriptor: int, content: bytes, run_dir: Path) -> Iterator[None]:
 
     def renew() -> None:
         while not is_over.wait(RENEW_S):
-            if os.pread(descriptor, 4096, 0) != content:
-                words = f"\nerror: {run_dir}: another job has taken it over while this process was stopped\n"
-                os.write(sys.stderr.fileno(), words.encode())
-                os._exit(RUN_EXIT)
-            os.utime(descriptor)
+            with suppress(OSError):  # of a file server that is away for a while; then nobody else gets there, either
+                if os.pread(descriptor, 4096, 0) != content:
+                    words = (
+                        f"\nerror: {run_dir}: another job has taken it over; was this process stopped for a while?\n"
+                    )
+                    os.write(sys.stderr.fileno(), words.encode())
+                    os._exit(RUN_EXIT)
+                os.utime(descriptor)
 
     thread = Thread(target=renew, name="owner", daemon=True)
     thread.start()
@@ -85,12 +89,31 @@ def _renewing(descriptor: int, content: bytes, run_dir: Path) -> Iterator[None]:
         thread.join()
 
 
+def _check_unshared(descriptor: int, content: bytes, run_dir: Path) -> None:
+    """Without locks, two jobs that start at the same moment may both get here: the one that wrote last goes on."""
+    if _has_locks(descriptor):
+        return
+    time.sleep(SETTLE_S)
+    if (now := os.pread(descriptor, 4096, 0)) != content:
+        raise ConfigError([f"run.dir={run_dir}: {_describe(now)}; wait, stop it, or name another run"])
+
+
+def _has_locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in NO_LOCKS
+    return True
+
+
 def _open_locked(run_dir: Path) -> int:
     """The descriptor of the file of that name, locked: the one before may go between opening and locking."""
     path = run_dir / FILE_NAME
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
+            if not _has_locks(descriptor):
+                _outwait(descriptor)
             _lock(descriptor, run_dir)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
@@ -98,6 +121,16 @@ def _open_locked(run_dir: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _outwait(descriptor: int) -> None:
+    """Until the file is renewed, or is too old to be believed: the owner of another host may have been killed."""
+    seen = os.fstat(descriptor)
+    is_elsewhere = _may_live(os.pread(descriptor, 4096, 0), age_s=0) and not _may_live(
+        os.pread(descriptor, 4096, 0), age_s=LEASE_S
+    )
+    while is_elsewhere and time.time() - seen.st_mtime < LEASE_S and os.fstat(descriptor).st_mtime == seen.st_mtime:
+        time.sleep(SETTLE_S)
 
 
 def refuse_owned(run_dir: Path) -> None:

@@ -106,12 +106,16 @@ class Follower:
 
     def close(self, exit_code: int = 0) -> None:
         """Waits CLOSE_S at most for what is still to be sent."""
+        self.close_within(CLOSE_S, exit_code)
+
+    def close_within(self, wait_s: float | None, exit_code: int) -> None:
+        """None: however long that takes."""
         self._exit_code = exit_code
         self._closing.set()
         self._news.set()
-        self._thread.join(CLOSE_S)
+        self._thread.join(wait_s)
         if self._thread.is_alive():
-            self._warn(f"it does not end within {CLOSE_S:.0f} s")
+            self._warn(f"it does not end within {wait_s:.0f} s")
             end_service()
 
     def give_up(self) -> None:
@@ -194,7 +198,9 @@ class Follower:
 def read_state(run_dir: Path) -> State:
     """As it was written; empty where it is missing or damaged."""
     try:
-        return State(**json.loads((run_dir / STATE_FILE).read_text(encoding="utf-8")))
+        state = State(**json.loads((run_dir / STATE_FILE).read_text(encoding="utf-8")))
+        state.marks = [(step, events, rewinds) for step, events, rewinds in state.marks]
+        return state
     except (OSError, ValueError, TypeError):
         return State()
 

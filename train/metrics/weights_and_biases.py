@@ -60,7 +60,8 @@ class WandB:
             resume="allow",  # offline too: it tells `wandb sync` to go on behind what is there
             mode=config.wandb,
             dir=run_dir,
-            config={**settings, "phases": phases, "code": dict(history.code), "starts": starts(history.events)},
+            config={**settings, "phases": phases, "starts": starts(history.events)}
+            | ({"code": dict(history.code)} if history.code else {}),
             allow_val_change=True,
             settings=wandb.Settings(silent=True, console="off"),
         )
@@ -150,11 +151,12 @@ def catch_up(
 ) -> None:
     """Sends what W&B lacks of a run that has ended. Raises RunError where it cannot be reached."""
     connect = _connector(config, run_dir=run_dir, name=name, settings=settings, timeline=timeline, history=history)
-    follower = Follower(run_dir, timeline.num_steps, history, connect)  # no row is a new one
+    follower = Follower(run_dir, timeline.num_steps, history, connect)  # none of the rows is new
     if error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S):
         follower.give_up()
         raise RunError(f"W&B cannot be reached (metrics.wandb={config.wandb}): {error}; try again later") from error
-    follower.close(next((event["exit_code"] for event in reversed(history.events) if "exit_code" in event), 0))
+    exit_code = next((event["exit_code"] for event in reversed(history.events) if "exit_code" in event), 0)
+    follower.close_within(None, exit_code)
     if not follower.is_complete:
         raise RunError("W&B did not take everything; try again later")
 

@@ -6,6 +6,7 @@ end. Times are seconds since 1970.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -18,6 +19,9 @@ from typing import Any
 from data_pipelines.base.rank import is_rank_0, node_name
 
 FILE_NAME = "starts.jsonl"
+TYPES = {"time": (int, float), "step": int, "exit_code": int, "jobs": list, "suspects": list}
+NEEDED = {"start": ("time", "step"), "end": ("step", "exit_code"), "decision": ("step",), "submit": ("jobs",)}
+"""Event -> keys that a reader relies on."""
 
 
 @dataclass
@@ -64,11 +68,15 @@ def recorded(
 
 
 def append_event(run_dir: Path, event: str, **what: Any) -> None:
-    """Adds a line. Raises OSError."""
-    line = json.dumps({"event": event, "time": time.time(), **what}) + "\n"
-    descriptor = os.open(run_dir / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Adds a line. Raises OSError, also where only a part of it could be written."""
+    line = (json.dumps({"event": event, "time": time.time(), **what}) + "\n").encode()
+    descriptor = os.open(run_dir / FILE_NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # the disk was full
+            line = b"\n" + line
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run_dir / FILE_NAME))
     finally:
         os.close(descriptor)
 
@@ -85,4 +93,9 @@ def _event(line: str) -> Mapping[str, Any] | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    is_whole = all(key in event for key in NEEDED.get(event["event"], ()))
+    return (
+        event if is_whole and all(isinstance(event[key], TYPES[key]) for key in TYPES.keys() & event.keys()) else None
+    )

@@ -85,6 +85,10 @@ def test_rank_0_knows_better_than_srun_how_a_run_ended() -> None:
     assert decided([submit("7"), start(0), end(3, 1)], exit_code=137, step=3).reason.startswith("exit code 137")
 
 
+def test_the_end_of_another_start_says_nothing_of_this_job() -> None:
+    assert decided([start(0, job="6"), end(5, 0)], exit_code=1, step=5).goes_on
+
+
 def test_a_node_that_stalled_twice_is_left_out() -> None:
     events = [{"event": "decision", "suspects": ["n2", "n1"]}, {"event": "decision", "suspects": ["n2"]}]
     assert stalled_nodes(events, at_least=2) == ["n2"]

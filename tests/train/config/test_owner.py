@@ -104,7 +104,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (os.getppid(), socket.gethostname(), 1000, True),
         (2**22 + 1, socket.gethostname(), 0, False),  # beyond the largest id that Linux gives
-        (2**22 + 1, "elsewhere", LEASE_S - 5, True),
+        (os.getppid(), socket.gethostname(), 0, True),
         (2**22 + 1, "elsewhere", LEASE_S + 5, False),
     ],
 )
@@ -119,6 +119,29 @@ def test_without_locks_the_file_is_believed_while_its_process_may_live(
         else nullcontext()
     )
     with refusal, owned(tmp_path):
+        pass
+
+
+def test_without_locks_a_start_waits_until_a_killed_owner_of_another_host_is_not_believed_any_more(
+    tmp_path: Path, no_locks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "LEASE_S", 1.0)
+    monkeypatch.setattr(owner, "SETTLE_S", 0.1)
+    (tmp_path / FILE_NAME).write_text(json.dumps({"host": "elsewhere", "process": 1, "since": 0}))
+    with pytest.raises(ConfigError, match="process 1 on elsewhere"):
+        refuse_owned(tmp_path)
+    with owned(tmp_path):
+        assert time.time() - (tmp_path / FILE_NAME).stat().st_mtime < 1
+
+
+def test_without_locks_of_two_that_start_together_one_goes_on(
+    tmp_path: Path, no_locks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def another_writes(seconds: float) -> None:
+        (tmp_path / FILE_NAME).write_text(json.dumps({"host": "elsewhere", "process": 1, "since": 0}))
+
+    monkeypatch.setattr(time, "sleep", another_writes)
+    with pytest.raises(ConfigError, match="process 1 on elsewhere"), owned(tmp_path):
         pass
 
 
@@ -139,6 +162,7 @@ def test_an_owner_that_slept_too_long_ends_where_another_has_come(tmp_path: Path
         assert job.stdout is not None
         assert job.stdout.readline() == "held\n"
         os.kill(job.pid, signal.SIGSTOP)
+        time.sleep(1)
         theirs = json.dumps({"host": "elsewhere", "process": 1, "since": 0})
         (tmp_path / FILE_NAME).write_text(theirs)
         os.kill(job.pid, signal.SIGCONT)

@@ -125,7 +125,7 @@ def test_a_job_that_is_not_started_again_sends_what_its_killed_process_did_not(t
     (run_dir / "metrics.jsonl").write_text("".join(f"{json.dumps(row_of(step))}\n" for step in range(1, 7)))
     identity = run_id(run_dir, [])
     append_event(run_dir, "start", step=0)
-    append_event(run_dir, "decision", requeue=False, exit_code=137, reason="no progress in 3 starts in a row")
+    append_event(run_dir, "decision", step=0, requeue=False, exit_code=137, reason="no progress in 3 starts in a row")
     for send in (requeue.tell_wandb, lambda run_dir: catch_up.main([str(run_dir)])):  # once is enough
         send(run_dir)
         assert [row["step"] for row in server.runs[identity].history] == list(range(1, 7))

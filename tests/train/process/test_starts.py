@@ -56,3 +56,9 @@ def test_a_line_that_a_killed_writer_left_torn_is_passed_over(tmp_path: Path) ->
         file.write('{"event": "end", "ti\n[1]\n')
     append_event(tmp_path, "start", step=4)
     assert [event["step"] for event in read_events(tmp_path)] == [0, 4]
+
+
+def test_a_line_after_a_torn_one_is_read_and_what_lacks_a_key_is_not(tmp_path: Path) -> None:
+    (tmp_path / "starts.jsonl").write_text('{"event": "submit", "jobs": null}\n{"event": "end"}\n{"event": "sta')
+    append_event(tmp_path, "submit", jobs=["7"])
+    assert [event["jobs"] for event in read_events(tmp_path)] == [["7"]]
