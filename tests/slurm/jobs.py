@@ -11,8 +11,11 @@ from pathlib import Path
 from tests.slurm.cluster import Cluster
 from tests.train.small import small_settings
 from train.metrics.jsonl import read_rows
+from train.process.starts import read_events
 
 TRAIN_S = 240.0
+Losses = list[tuple[int, float, float, str]]
+"""(step, loss, gradient norm, digest of the batch) of each row: what must be the same bits, whatever happened."""
 
 
 def on_cluster(folder: Path, *overrides: str) -> list[str]:
@@ -45,12 +48,15 @@ def num_rows(run_dir: Path) -> int:
     return file.read_bytes().count(b"\n") if file.is_file() else 0
 
 
+def num_starts(run_dir: Path) -> int:
+    return sum(event["event"] == "start" for event in read_events(run_dir))
+
+
 def job_log(run_dir: Path) -> str:
     return "".join(file.read_text() for file in sorted(run_dir.glob("slurm/*.log")))
 
 
-def losses(run_dir: Path) -> list[tuple[int, float, float, str]]:
-    """What must be the same bits, whatever happened."""
+def losses(run_dir: Path) -> Losses:
     return [(row["step"], row["loss"], row["grad_norm"], row["batch_digest"]) for row in read_rows(run_dir)]
 
 

@@ -19,8 +19,10 @@ from launch import status
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import (
     TRAIN_S,
+    Losses,
     job_log,
     losses,
+    num_starts,
     on_cluster,
     rank_processes,
     submitted_to,
@@ -39,7 +41,7 @@ ON_ONE_NODE = [*TWO_RANKS, "cluster.nodes=1"]
 
 
 @pytest.fixture(scope="module")
-def expected(running_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, float, float, str]]:
+def expected(running_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Losses:
     """Losses of two ranks that nobody touched, on one node."""
     folder = tmp_path_factory.mktemp("expected")
     (job,) = submitted_to(running_cluster, on_cluster(folder, *ON_ONE_NODE))
@@ -47,9 +49,7 @@ def expected(running_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory)
     return losses(folder / "run")
 
 
-def test_a_chain_goes_on_where_its_first_job_was_stopped(
-    cluster: Cluster, tmp_path: Path, expected: list[tuple[int, float, float, str]]
-) -> None:
+def test_a_chain_goes_on_where_its_first_job_was_stopped(cluster: Cluster, tmp_path: Path, expected: Losses) -> None:
     first, second, third = submitted_to(cluster, [*on_cluster(tmp_path, *ON_TWO_NODES), "--chain", "3"])
     wait_for_rows(tmp_path / "run", 3)
     cluster.run("scancel", "--batch", "--signal=USR1", first)
@@ -74,7 +74,7 @@ def test_each_task_of_an_array_is_a_run(cluster: Cluster, tmp_path: Path) -> Non
 
 
 def test_torchruns_agents_pass_a_signal_on_and_the_job_is_requeued(
-    cluster: Cluster, tmp_path: Path, expected: list[tuple[int, float, float, str]]
+    cluster: Cluster, tmp_path: Path, expected: Losses
 ) -> None:
     (job,) = submitted_to(cluster, on_cluster(tmp_path, *ON_TWO_NODES, "cluster.launcher=torchrun"))
     wait_for_rows(tmp_path / "run", 3)
@@ -85,7 +85,7 @@ def test_torchruns_agents_pass_a_signal_on_and_the_job_is_requeued(
     assert losses(tmp_path / "run") == expected
 
 
-def test_torchrun_by_hand_on_two_nodes(tmp_path: Path, expected: list[tuple[int, float, float, str]]) -> None:
+def test_torchrun_by_hand_on_two_nodes(tmp_path: Path, expected: Losses) -> None:
     """Both are this machine."""
     with closing(socket()) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -118,13 +118,7 @@ def test_a_crash_loop_ends_after_three_starts_and_the_status_says_why(
     assert why in shown["why"]
 
 
-def num_starts(run_dir: Path) -> int:
-    return sum(event["event"] == "start" for event in read_events(run_dir))
-
-
-def test_a_node_that_stalled_is_left_out_by_the_next_start(
-    cluster: Cluster, tmp_path: Path, expected: list[tuple[int, float, float, str]]
-) -> None:
+def test_a_node_that_stalled_is_left_out_by_the_next_start(cluster: Cluster, tmp_path: Path, expected: Losses) -> None:
     run_dir = tmp_path / "run"
     settings = ["watchdog.stall_after_s=3", "cluster.exclude_after_stalls=1", "cluster.exclude=[g001]"]
     (job,) = submitted_to(cluster, on_cluster(tmp_path, *ON_ONE_NODE, *settings))

@@ -19,7 +19,17 @@ from statistics import median
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.jobs import TRAIN_S, job_log, losses, num_rows, on_cluster, rank_processes, submitted_to, wait_until
+from tests.slurm.jobs import (
+    TRAIN_S,
+    job_log,
+    losses,
+    num_rows,
+    num_starts,
+    on_cluster,
+    rank_processes,
+    submitted_to,
+    wait_until,
+)
 from tests.train.small import mesh
 from train.checkpoint.commits import committed_steps, newest_step
 from train.process.starts import read_events
@@ -74,10 +84,6 @@ MOMENTS: dict[Callable[[Path, random.Random], None], int] = {
     while_it_saves: 6,
     at_any_step: 6,
 }
-
-
-def num_starts(run_dir: Path) -> int:
-    return sum(event["event"] == "start" for event in read_events(run_dir))
 
 
 def wait_for_a_row(run_dir: Path) -> None:

@@ -19,6 +19,7 @@ from data_pipelines.base.errors import REQUEUE_EXIT
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import (
     TRAIN_S,
+    Losses,
     job_log,
     losses,
     on_cluster,
@@ -32,7 +33,6 @@ from train.process.starts import read_events
 
 pytestmark = pytest.mark.battery
 
-Losses = list[tuple[int, float, float, str]]
 SHORT = ["checkpoint.interval=3"]
 LONG = [
     "checkpoint.interval=40",

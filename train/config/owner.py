@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -47,16 +48,17 @@ def owned(run_dir: Path) -> Iterator[None]:
         descriptor = _open_locked(run_dir)
     except OSError as error:
         raise ConfigError([f"run.dir={run_dir}: cannot be written ({error}); choose another folder"]) from error
+    owner = {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
+    content = json.dumps(owner).encode()
     try:
-        owner = {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
-        content = json.dumps(owner).encode()
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content, 0)
         _check_unshared(descriptor, content, run_dir)
         with _renewing(descriptor, content, run_dir):
             yield
     finally:
-        (run_dir / FILE_NAME).unlink(missing_ok=True)  # while the lock is held: it is ours
+        if os.pread(descriptor, 4096, 0) in (content, b""):  # not, without locks, that of a job that wrote later
+            (run_dir / FILE_NAME).unlink(missing_ok=True)  # while the lock is held
         if is_new:  # a start that was refused leaves no folder
             with suppress(OSError):
                 run_dir.rmdir()
@@ -125,11 +127,11 @@ def _open_locked(run_dir: Path) -> int:
 
 def _outwait(descriptor: int) -> None:
     """Until the file is renewed, or is too old to be believed: the owner of another host may have been killed."""
-    seen = os.fstat(descriptor)
-    is_elsewhere = _may_live(os.pread(descriptor, 4096, 0), age_s=0) and not _may_live(
-        os.pread(descriptor, 4096, 0), age_s=LEASE_S
-    )
-    while is_elsewhere and time.time() - seen.st_mtime < LEASE_S and os.fstat(descriptor).st_mtime == seen.st_mtime:
+    content, renewed = os.pread(descriptor, 4096, 0), os.fstat(descriptor).st_mtime
+    is_believed = partial(_may_live, content)
+    while not is_believed(age_s=LEASE_S) and is_believed(age_s=time.time() - renewed):
+        if os.fstat(descriptor).st_mtime != renewed:
+            return
         time.sleep(SETTLE_S)
 
 

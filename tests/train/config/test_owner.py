@@ -143,6 +143,7 @@ def test_without_locks_of_two_that_start_together_one_goes_on(
     monkeypatch.setattr(time, "sleep", another_writes)
     with pytest.raises(ConfigError, match="process 1 on elsewhere"), owned(tmp_path):
         pass
+    assert "elsewhere" in (tmp_path / FILE_NAME).read_text()  # the file is the other one's
 
 
 def test_an_owner_renews_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
