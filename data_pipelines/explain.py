@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from data_pipelines.base.command import command_parser, run_command
-from data_pipelines.base.errors import DATA_EXIT, answers_errors
+from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, answers_errors
 from data_pipelines.batches.record import DataRecord, read_data_record
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
@@ -27,6 +27,10 @@ from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.reader import open_part
 from data_pipelines.shards.source import TokenSource
+
+
+class DigestError(ValueError):
+    """A step has other tokens now than when it was trained on."""
 
 
 def open_sources(record: DataRecord) -> dict[str, TokenSource]:
@@ -96,7 +100,7 @@ def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
     yield "  passes: " + ", ".join(f"{source} {count:.2f}" for source, count in passes(plan, num_windows).items())
 
 
-@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
+@answers_errors({DigestError: DAMAGE_EXIT, ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     parser = command_parser("python -m data_pipelines.explain", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
@@ -106,7 +110,7 @@ def main(arguments: list[str]) -> int:
 
 
 def explain(run_dir: Path, number: int) -> int:
-    """Prints the documents of step `number`. Raises DataError where the run's data are not what they were."""
+    """Prints the documents of step `number`. Raises DataError or DigestError where its data are not what they were."""
     record = read_data_record(run_dir)
     plan, windows = record.plan, record.ramp.windows(number)
     sources = open_sources(record)
@@ -119,7 +123,7 @@ def explain(run_dir: Path, number: int) -> int:
     elif found == recorded:
         print(f"digest {found:016x}, the same as training recorded")
     else:
-        raise ValueError(
+        raise DigestError(
             f"digest {found:016x} is not the {recorded:016x} that training recorded for step {number}: the corpus or "
             f"the configuration in {run_dir} has changed since"
         )

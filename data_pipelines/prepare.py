@@ -13,19 +13,19 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from data_pipelines.base.command import overrides_parser, parse_overrides, run_command
-from data_pipelines.base.errors import DATA_EXIT, ConfigError, answers_errors
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 
 if TYPE_CHECKING:
     from data_pipelines.corpora.kinds import AnyData
     from data_pipelines.shards.source import TokenSource
 
 
-@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
+@answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     if args.cfg or args.info:
-        from data_pipelines.base.compose import shown
-        from data_pipelines.base.sections import dump
+        from data_pipelines.settings.compose import shown
+        from data_pipelines.settings.sections import dump
 
         print(shown(args, lambda overrides: {"data": dump(read_data_section(overrides))}))
         return 0
@@ -42,7 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def read_each(overrides: list[str]) -> list[AnyData]:
     """The `data` sections of a sweep. Raises ConfigError with every problem in them."""
-    from data_pipelines.base.sweep import check_each, combinations
+    from data_pipelines.settings.sweep import check_each, combinations
 
     return check_each(combinations(overrides), lambda one: read_data_section(one.overrides))
 
@@ -69,9 +69,9 @@ def _line(part: str, source: TokenSource) -> str:
 
 def read_data_section(overrides: list[str]) -> AnyData:
     """The `data` section that Hydra overrides give. Raises ConfigError with every problem in it."""
-    from data_pipelines.base.compose import compose
-    from data_pipelines.base.sections import unknown_sections, validate
     from data_pipelines.corpora.kinds import DataConfig
+    from data_pipelines.settings.compose import compose
+    from data_pipelines.settings.sections import unknown_sections, validate
 
     settings, types = compose(["run.name=prepare", *overrides]), {"data": DataConfig}
     # The other sections are the trainer's to check; one that was meant to be `data` must not go unread.

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import tokenizers
 import xxhash
-from tqdm import tqdm
 
 from data_pipelines.base.command import command_parser, run_command
-from data_pipelines.base.errors import DATA_EXIT, RUN_EXIT, RunError, answers_errors
+from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, RunError, answers_errors
 from data_pipelines.base.files import NoRoomError, room_in
+from data_pipelines.base.progress import progress_bar
 from data_pipelines.base.workers import run_in_workers
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.documents.find import StoredFile, find_files
@@ -57,7 +57,7 @@ def tokenize_files(
     records = {shard: record for shard, record in finished.items() if record}
     jobs = {label: job for label, job in jobs.items() if job.shard not in records}
     run = partial(_tokenize_file, tokenizer=tokenizer, uri=uri, text_key=text_key)
-    with tqdm(total=len(files), initial=len(records), desc="tokenise", unit="file") as bar:
+    with progress_bar(total=len(files), initial=len(records), desc="tokenise", unit="file") as bar:
 
         def done(_: str, record: ShardRecord) -> None:
             records[record.name] = record
@@ -103,7 +103,7 @@ def _encoder(folder: str) -> TextEncoder:
     return TextEncoder(folder, quiet=True)
 
 
-@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT, RunError: RUN_EXIT})
+@answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT, RunError: RUN_EXIT})
 def main(arguments: list[str]) -> int:
     parser = command_parser("python -m data_pipelines.tokenize", description=__doc__)
     parser.add_argument("--input", required=True, metavar="GLOB", help="text and JSONL files, path or fsspec URI")

@@ -22,7 +22,8 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines.base.command import command_parser, run_command
-from data_pipelines.base.errors import DATA_EXIT, answers_errors
+from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, answers_errors
+from data_pipelines.base.progress import progress_bar
 from data_pipelines.corpora.ready import READY, load_parts, prepared_anew
 from data_pipelines.documents import local
 from data_pipelines.shards.manifest import FILE_NAME, REMEDY, DataError, FileRecord, Manifest, VerifiedFile, join
@@ -112,7 +113,7 @@ def _verify_file(uri: str, record: FileRecord, block_bytes: int) -> None:
         raise DataError(f"{uri}: its sha256 is {sha256.hexdigest()}, its {FILE_NAME} says {record.sha256}; {REMEDY}")
 
 
-@answers_errors({ValueError: DATA_EXIT, OSError: DATA_EXIT})
+@answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     parser = command_parser("python -m data_pipelines.verify", description=__doc__)
     parser.add_argument("uri", metavar="URI", help="folder of shards or one above such folders, path or fsspec URI")
@@ -139,13 +140,13 @@ def verify(uri: str) -> int:
     if not manifests and not found:
         raise DataError(f"{uri}: no {FILE_NAME} there or below; not prepared data, or not finished")
     num_bytes = sum(record.bytes for manifest in manifests.values() for _, record in manifest.files())
-    with tqdm(total=num_bytes, desc="verify", unit="B", unit_scale=True) as bar:
+    with progress_bar(total=num_bytes, desc="verify", unit="B", unit_scale=True) as bar:
         for folder, manifest in manifests.items():
             for error in damages(folder, manifest, bar.update):
                 report(error)
     tokens = sum(manifest.num_tokens for manifest in manifests.values())
-    print(f"{uri}: {tokens:,} tokens, {num_bytes:,} bytes, {found or 'no'} damaged file(s)")
-    return DATA_EXIT if found else 0
+    print(f"{uri}: {tokens:,} tokens, {num_bytes:,} bytes, {found or 'no'} damaged file{'' if found == 1 else 's'}")
+    return DAMAGE_EXIT if found else 0
 
 
 if __name__ == "__main__":

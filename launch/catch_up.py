@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     from train.config.rundir import stored_settings
     from train.loop.history import read_history
     from train.metrics.wandb_files import run_id
-    from train.metrics.weights_and_biases import catch_up
+    from train.metrics.weights_and_biases import RunFacts, catch_up
 
     run = load_run(args.run)
     if run.metrics.wandb == "disabled":
@@ -35,14 +35,14 @@ def main(arguments: list[str]) -> int:
     newest_first = reversed(committed_steps(run.checkpoint_dir))
     with owned(args.run):
         run_id(args.run, [run.checkpoint_dir / f"step-{step}" for step in newest_first])
-        catch_up(
-            run.metrics,
+        facts = RunFacts(
             run_dir=args.run,
             name=run.run.name,
             settings=stored_settings(args.run),  # not as they are read on this machine
             timeline=run.timeline,
             history=read_history(args.run)._replace(code={}),  # the run's, not that of this checkout
         )
+        catch_up(run.metrics, facts)
     where = "W&B" if run.metrics.wandb == "online" else f"{args.run / 'wandb'}, for `wandb sync` to upload,"
     print(f"{where} has all that is in {args.run / 'metrics.jsonl'}")
     return 0

@@ -1,7 +1,8 @@
 """The dashboard of a run in W&B, made by code: loss and phases, throughput, balance, optimizer, data mix, health.
 
     python -m launch.dashboard runs/smoke             a workspace in the run's project; where the run is offline, or
-                                                      W&B cannot be reached, what it would be, in <run>/dashboard.json
+                                                      W&B cannot be reached (exit 3), what it would be, in
+                                                      <run>/dashboard.json
     python -m launch.dashboard runs/smoke --online    of an offline run that `wandb sync` has uploaded
 
 A workspace shows all runs of its project, this one pinned: comparing two runs needs no second one. <run>/dashboard.json
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.base.command import command_parser, run_command
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
+from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, answers_errors
 from data_pipelines.base.files import write_whole
 from launch.board.panels import Section, sections
 
@@ -25,7 +26,7 @@ UNKNOWN = "your-entity"
 """Where only an account could say whose default it is."""
 
 
-@answers_errors({ConfigError: CONFIG_EXIT})
+@answers_errors({ConfigError: CONFIG_EXIT, RunError: RUN_EXIT})
 def main(arguments: list[str]) -> int:
     parser = command_parser("python -m launch.dashboard", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 def make_dashboard(run_dir: Path, *, online: bool) -> str:
     """What was done, in a sentence. Raises ConfigError where `run_dir` is no run with W&B, or its file cannot be
-    written."""
+    written; RunError where W&B cannot be reached."""
     from launch.board.facts import read_settings
 
     settings = read_settings(run_dir)
@@ -55,7 +56,12 @@ def make_dashboard(run_dir: Path, *, online: bool) -> str:
     charts = sections(source_names(settings.get("data") or {}), optimizer_names(settings.get("optimizer") or {}))
     from launch.board.workspace import as_json, save, workspace
 
-    why, entity, path = "the run is offline", metrics.get("wandb_entity"), run_dir / FILE_NAME
+    entity, path = metrics.get("wandb_entity"), run_dir / FILE_NAME
+
+    def write_what_would_be() -> str:
+        _write(path, as_json(workspace(charts, entity=entity or UNKNOWN, **wanted)) | _identity(_stored(path)))
+        return f"nothing was created. What would be is in {path} ({_count(charts)})"
+
     if online or metrics.get("wandb") == "online":
         try:
             made = workspace(charts, entity=entity or default_entity(), **wanted)
@@ -65,11 +71,14 @@ def make_dashboard(run_dir: Path, *, online: bool) -> str:
         except ConfigError:
             raise
         except Exception as error:  # W&B's client has as many kinds of them as ways to fail
-            why = f"W&B cannot be reached ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
-    _write(path, as_json(workspace(charts, entity=entity or UNKNOWN, **wanted)) | _identity(_stored(path)))
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(
+                f"W&B cannot be reached ({why}): {write_what_would_be()}; the same command creates it where "
+                "`wandb login` has a key and the server answers"
+            ) from error
     return (
-        f"{why}: nothing was created. What would be is in {path} ({_count(charts)}); after "
-        f"`wandb sync {run_dir}/wandb/offline-run-*`, `python -m launch.dashboard {run_dir} --online` creates it"
+        f"the run is offline: {write_what_would_be()}; after `wandb sync {run_dir}/wandb/offline-run-*`, "
+        f"`python -m launch.dashboard {run_dir} --online` creates it"
     )
 
 

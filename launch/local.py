@@ -78,7 +78,7 @@ def check(overrides: list[str]) -> Run:
     """The checked configuration, with its run directory; all its problems at once if there are any."""
     announce(f"configuration: {shlex.join(overrides)}")
     warm_up()
-    from data_pipelines.base.compose import compose
+    from data_pipelines.settings.compose import compose
     from train.config.check import check
     from train.config.origin import check_origin
     from train.config.owner import refuse_owned

@@ -18,7 +18,9 @@ import argparse
 import os
 import re
 import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 JOIN_S = 900
 """How long the first node waits for the last one: schedulers start them minutes apart."""
+CONNECT_S = 5
 ANY_PORT = 0
 
 
@@ -146,6 +149,8 @@ def launch(nodes: Nodes, num_ranks: int, run_dir: Path, overrides: list[str], *,
                 print(
                     f"torchrun: exit code {exit_code}: restart {restart} of {max_restarts}", file=sys.stderr, flush=True
                 )
+            if nodes.number and (error := wait_for_head(nodes.head)):
+                return not_met(nodes.head, error)
             exit_code = run_once(launch_config(nodes, num_ranks, run_dir, restart), overrides)
             if exit_code in FINAL or exit_code == REQUEUE_EXIT or heard:
                 break
@@ -210,8 +215,26 @@ def run_agent(config: LaunchConfig, overrides: list[str]) -> int:
         print(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}", file=sys.stderr, flush=True)
         return shell_exit_code(failure.exitcode)
     except RendezvousError as error:
-        return fail([f"--head {config.rdzv_endpoint}: the nodes did not meet there ({error})"], 1)
+        return not_met(config.rdzv_endpoint, error)
     return 0
+
+
+def wait_for_head(head: str) -> OSError | None:
+    """Until the first node listens, or why it does not after JOIN_S: torch's client gives up sooner, at length."""
+    host, _, port = head.rpartition(":")
+    deadline = time.monotonic() + JOIN_S
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+            return None
+        except OSError as error:  # a name that is not known may become so, too
+            if time.monotonic() > deadline:
+                return error
+        time.sleep(0.5)
+
+
+def not_met(head: str, error: Exception) -> int:
+    return fail([f"--head {head}: the nodes did not meet there ({error})"], 1)
 
 
 def launch_config(nodes: Nodes, num_ranks: int, run_dir: Path, restart: int) -> LaunchConfig:

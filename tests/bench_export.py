@@ -10,8 +10,6 @@ frees. Ends with status 1 where the peak exceeds three times the largest file of
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +19,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from data_pipelines.base.compose import compose
+from data_pipelines.settings.compose import compose
+from tests.measured import run_measured
 from tests.train.small import mesh, save_lazily, small_settings
 from train.blueprint.shapes import model_shapes
 from train.config.check import check
@@ -43,9 +42,12 @@ def main(arguments: list[str]) -> int:
         folder = Path(name)
         num_parameters = write_run(folder)
         started = time.perf_counter()
-        command = [sys.executable, "-m", "train.export", str(folder / "run"), str(folder / "hf")]
-        peak = peak_memory([*command, "--shard-size", args.shard_size, "--dtype", args.dtype])
+        form = ("--shard-size", args.shard_size, "--dtype", args.dtype)
+        taken = run_measured("train.export", str(folder / "run"), str(folder / "hf"), *form)
         seconds = time.perf_counter() - started
+        if taken.exit_code:
+            sys.exit(taken.output)
+        peak = taken.peak_bytes
         check_some_tensors(folder)
         sizes = [file.stat().st_size for file in (folder / "hf").glob("*.safetensors")]
     print(f"parameters     {num_parameters:,}")
@@ -53,20 +55,6 @@ def main(arguments: list[str]) -> int:
     print(f"time           {seconds:.1f} s")
     print(f"peak memory    {peak:,} bytes = {peak / max(sizes):.2f} x the largest file; allowed: {BOUND}")
     return int(peak > BOUND * max(sizes))
-
-
-def peak_memory(command: list[str]) -> int:
-    """Runs the command; returns the most bytes that it had in memory (ru_maxrss would count this process's, too)."""
-    peak = 0
-    with subprocess.Popen(command) as process:
-        status = Path(f"/proc/{process.pid}/status")
-        while process.poll() is None:
-            if match := re.search(r"VmHWM:\s+(\d+) kB", status.read_text()):
-                peak = max(peak, int(match[1]) * 1024)
-            time.sleep(0.02)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return peak
 
 
 def write_run(folder: Path) -> int:

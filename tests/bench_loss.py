@@ -15,15 +15,14 @@ what the process grew by.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 
 from torch._subclasses import FakeTensorMode
 
+from tests.measured import status_bytes
 from tests.train.loss.loss_cases import TOKENS, VOCABULARY, peak_bytes, plain_loss
 from train.loss.chunked import linear_loss
 from train.loss.config import LossConfig
@@ -77,13 +76,6 @@ def measure(name: str, vocabulary: int) -> tuple[int, int]:
     before = status_bytes("VmRSS")
     tensors = peak_bytes(LOSSES[name], width=256, vocabulary=vocabulary)
     return tensors, status_bytes("VmHWM") - before
-
-
-def status_bytes(key: str) -> int:
-    """A line of this process's status; VmHWM is its peak of VmRSS."""
-    match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match, key
-    return int(match[1]) * 1024
 
 
 if __name__ == "__main__":

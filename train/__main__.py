@@ -92,7 +92,7 @@ def train_one(overrides: list[str], wish: StopWish) -> int:
     with owned(run.run_dir):
         open_run_dir(run)
         rewind_to_load_step(run)
-        announce(f"{run.run_dir}: {resume_note(run)}; the engine takes some seconds to load")
+        announce(f"{run.run_dir}: {resume_note(run)}")
         last_step = partial(newest_step, run.checkpoint_dir)
         with recorded(run.run_dir, ranks=run.world_size, last_step=last_step, exit_codes=EXIT_CODES) as end:
             if train(run, wish):
@@ -198,9 +198,11 @@ def resume_note(run: Run) -> str:
             "(run.stop_after_step, schedule)"
         )
     if step:
-        return f"going on after step {step:,} of {run.timeline.num_steps:,}"
-    origin = run.checkpoint.initial_load_path
-    return f"starting at {origin}" if origin else "starting"
+        begins = f"going on after step {step:,} of {run.timeline.num_steps:,}"
+    else:
+        origin = run.checkpoint.initial_load_path
+        begins = f"starting at {origin}" if origin else "starting"
+    return f"{begins}; the engine takes some seconds to load"
 
 
 def announce(text: str) -> None:

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0 or CONFIG_EXIT."""
     args = parse(arguments)
     if args.cfg or args.info:
-        from data_pipelines.base.compose import shown
+        from data_pipelines.settings.compose import shown
 
         print(shown(args, settings))
         return 0
@@ -66,8 +66,8 @@ def read(overrides: list[str]) -> ModelSections:
     names = [override.removeprefix("model=") for override in overrides if override.startswith("model=")]
     if len(names) > 1:
         raise ConfigError([f"got {len(names)} models, {', '.join(names)}; name one"])
-    from data_pipelines.base.compose import compose
-    from data_pipelines.base.overrides import further_folders, parse
+    from data_pipelines.settings.compose import compose
+    from data_pipelines.settings.overrides import further_folders, parse
 
     for name in names:
         check_name(name, model_names([CONFIGS, *further_folders(parse(overrides))]))
@@ -80,7 +80,7 @@ def read(overrides: list[str]) -> ModelSections:
 
 def read_each(overrides: list[str]) -> list[ModelSections]:
     """The sections of each combination of a sweep. Raises ConfigError with all problems."""
-    from data_pipelines.base.sweep import check_each, combinations
+    from data_pipelines.settings.sweep import check_each, combinations
 
     return check_each(combinations(overrides), lambda one: read(one.overrides))
 

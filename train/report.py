@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from data_pipelines.base.command import command_parser, run_command
-from data_pipelines.base.errors import answers_errors
+from data_pipelines.base.errors import CONFIG_EXIT, answers_errors
 from train.metrics.jsonl import FILE_NAME, require_rows
 from train.metrics.row import Row
 from train.metrics.soundness import check_rows
@@ -36,7 +36,6 @@ Block = list[tuple[str, ...]]
 RECENT_STEPS = 50
 """Steps at the end of the run over which balance is judged."""
 UNITS = "losses in nats per token; MaxVio: load of the busiest expert over the mean load, less 1"
-NO_REPORT_EXIT = 1
 NOT_VALIDATED = "validation: none so far (it is measured with each checkpoint; none where nothing is held out)"
 TIMED_PARTS = ("data", "forward_backward", "optimizer", "checkpoint", "validation")
 """Parts of `seconds`; what remains of its `total` is shown as `other`."""
@@ -145,7 +144,7 @@ def _align(line: tuple[str, ...]) -> str:
     return f"{name:<24}" + "".join(f"{figure:>14}" for figure in figures)
 
 
-@answers_errors({ValueError: NO_REPORT_EXIT, OSError: NO_REPORT_EXIT})
+@answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     parser = command_parser("python -m train.report", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="run directory")

@@ -9,7 +9,7 @@ from functools import wraps
 from data_pipelines.base.rank import this_rank
 
 CONFIG_EXIT = 2
-"""Exit code of a configuration, run directory or corpus that cannot work as given."""
+"""Exit code of a configuration, an argument, a run directory or a corpus that cannot work as given."""
 RUN_EXIT = 3
 """Exit code of a run that had to stop: non-finite numbers, a full disk, W&B that does not start."""
 REQUEUE_EXIT = 10
@@ -17,8 +17,8 @@ REQUEUE_EXIT = 10
 holds."""
 STALL_EXIT = 12
 """Exit code of a run that did not move, and was ended by its watchdog. RESUME_ADVICE holds."""
-DATA_EXIT = 1
-"""Exit code of the commands of data_pipelines, whatever was wrong with the data."""
+DAMAGE_EXIT = 1
+"""Exit code of a comparison: data are not what was recorded of them."""
 
 RESUME_ADVICE = "The same command goes on from the last complete checkpoint."
 
@@ -61,12 +61,19 @@ def answers_errors(exit_codes: Mapping[type[Exception], int]) -> Callable[[Main]
             try:
                 return main(arguments)
             except tuple(exit_codes) as error:
-                problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+                problems = error.problems if isinstance(error, ConfigError) else [words(error)]
                 return fail(problems, next(code for kind, code in exit_codes.items() if isinstance(error, kind)))
 
         return answer
 
     return decorate
+
+
+def words(error: Exception) -> str:
+    """What an error says; of the operating system's, the file and what is wrong with it, without a number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def fail(problems: list[str], exit_code: int) -> int:

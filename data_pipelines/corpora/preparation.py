@@ -21,9 +21,9 @@ from pathlib import Path
 import tokenizers
 import xxhash
 from filelock import FileLock
-from tqdm import tqdm
 
 from data_pipelines.base.files import room_in
+from data_pipelines.base.progress import progress_bar
 from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.corpora.holdout import Split, split_documents
@@ -140,7 +140,7 @@ def _build(data: CorpusOptions, root: Path) -> None:
         _train_tokenizer(corpus, splits, data.vocab_size, root / "tokenizer")
     encoder = TextEncoder(data.tokenizer or root / "tokenizer")
     total = sum(split.num_chars for split in splits.values())
-    with tqdm(total=total, desc="tokenise", unit=" chars", unit_scale=True) as bar:
+    with progress_bar(total=total, desc="tokenise", unit=" chars", unit_scale=True) as bar:
         for name, read in corpus.items():
             _write_source(root / name, read, splits[name], encoder, bar.update)
     save_parts(root, {name: ["train", "held_out"] if split.held_out else ["train"] for name, split in splits.items()})
@@ -153,7 +153,7 @@ def _train_tokenizer(corpus: Corpus, splits: dict[str, Split], vocab_size: int, 
                 bar.update(len(document.text))
                 yield document.text
 
-    with tqdm(desc=f"train BPE of {vocab_size:,}", unit=" chars", unit_scale=True) as bar:
+    with progress_bar(desc=f"train BPE of {vocab_size:,}", unit=" chars", unit_scale=True) as bar:
         save_tokenizer(train_tokenizer(sample(), vocab_size), folder)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from data_pipelines.base.errors import ConfigError
+from data_pipelines.base.errors import ConfigError, words
 from train.checkpoint.commits import newest_step
 from train.process.starts import read_events
 from train.schedule.config import ScheduleConfig
@@ -41,6 +41,8 @@ class Facts:
     run_dir: Path
     timeline: Timeline | None = None
     """None where config.yaml is missing or damaged."""
+    stop_after_step: int | None = None
+    """run.stop_after_step."""
     limits_s: dict[str, float] = field(default_factory=dict)
     """stall_after_s, start_after_s and save_after_s of the watchdog, where the run has one."""
     is_saving: bool = False
@@ -82,6 +84,7 @@ def read_facts(run_dir: Path) -> Facts:
     return Facts(
         run_dir=run_dir,
         timeline=_timeline(settings, problems),
+        stop_after_step=_at(settings, "run", "stop_after_step"),
         limits_s={key: value for key, value in (_at(settings, "watchdog") or {}).items() if key.endswith("_after_s")},
         is_saving=any(folder.glob("step-*.tmp")),
         rows=last_rows(rows, problems),
@@ -114,7 +117,7 @@ def last_rows(path: Path, problems: list[str] | None = None) -> list[dict[str, A
     except FileNotFoundError:
         return []
     except OSError as error:
-        (problems if problems is not None else []).append(f"{path}: {error}")
+        (problems if problems is not None else []).append(words(error))
         return []
     whole = [line for line in (lines[1:] if size > TAIL_BYTES else lines) if line.endswith(b"\n")]
     rows = [_row(line) for line in whole[-RECENT_ROWS:]]
@@ -168,6 +171,7 @@ def _settings(run_dir: Path, problems: list[str]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         problems.append("config.yaml: holds no settings")
         return {}
+    problems += [f"config.yaml: {key} is no section" for key, value in settings.items() if not isinstance(value, dict)]
     return settings
 
 

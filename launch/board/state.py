@@ -138,6 +138,8 @@ def silence(facts: Facts, *, now: float) -> tuple[float, float]:
 def _stopped(facts: Facts, jobs: Mapping[str, Job]) -> tuple[str, str, str | None]:
     """By what it knows last: a decision, an end, or a start that has none."""
     past = [event for event in facts.events if event["event"] in ("start", "end", "stall", "decision")]
+    if facts.problems:
+        return "damaged", "; ".join(facts.problems), None
     if not past:
         return ("stopped", "", None) if facts.rows else ("new", "no start yet", None)
     last = past[-1]
@@ -158,13 +160,14 @@ def tokens_per_second(facts: Facts) -> float | None:
 
 
 def remaining_s(facts: Facts, speed: float | None) -> tuple[float | None, float | None]:
-    """(to the end of this phase, to the end of the run) at this speed."""
+    """(to the end of this phase, to the end of the run) at this speed; both no later than run.stop_after_step."""
     if facts.timeline is None or not speed or not facts.last_row:
         return None, None
     timeline, seen = facts.timeline, facts.last_row["tokens"]
-    edges = [min(edge, timeline.num_windows) * timeline.seq_len for edge in timeline.phase_edges]
-    phase = next((edge for edge in edges if edge > seen), edges[-1])
-    return max(0, phase - seen) / speed, max(0, edges[-1] - seen) / speed
+    end = timeline.tokens_after(min(facts.stop_after_step or timeline.num_steps, timeline.num_steps))
+    edges = [min(edge * timeline.seq_len, end) for edge in timeline.phase_edges]
+    phase = next((edge for edge in edges if edge > seen), end)
+    return max(0, phase - seen) / speed, max(0, end - seen) / speed
 
 
 def goodput(facts: Facts, *, is_going: bool, now: float) -> float | None:

@@ -20,6 +20,7 @@ from launch.slurm.options import Options, job_options, num_nodes
 from launch.slurm.requeue import stalled_nodes
 from launch.slurm.script import Places, array_script, batch_script
 from launch.slurm.snapshot import OWN, Contents, contents, snapshot_name, write_snapshot
+from train.checkpoint.commits import newest_step
 from train.cluster.config import ClusterConfig
 from train.config.owner import owned
 from train.config.run import Run
@@ -94,6 +95,7 @@ def submit_run(submission: Submission, args: argparse.Namespace, look: Look) -> 
         print(submission.script, end="")
         return 0
     print(summary(submission.run))
+    refuse_complete(submission.run)
     check_before(submission, look)
     jobs: list[str] = []
     with owned(submission.places.run_dir), undone_on_error(submission):
@@ -151,6 +153,17 @@ def check_before(submission: Submission, look: Look) -> None:
     nodes = num_nodes(submission.run, submission.cluster)
     queue.check_partition(submission.cluster.partition, nodes=nodes, time=str(submission.cluster.time))
     look(submission.run)
+
+
+def refuse_complete(run: Run) -> None:
+    """Raises ConfigError where a job would find nothing to do. In a sweep that is no mistake: others go on."""
+    if run.checkpoint.load_step == -1 and newest_step(run.checkpoint_dir) >= run.last_step:
+        raise ConfigError(
+            [
+                f"run.dir={run.run.dir}: nothing to train: step {run.last_step:,} is done, and the run ends there; "
+                "export it (python -m train.export), or choose another run.dir"
+            ]
+        )
 
 
 def refuse_queued(submission: Submission) -> None:

@@ -91,7 +91,7 @@ def test_a_step_is_explained_from_the_run_directory_alone(run_dir: Path, capsys:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("window")] == [f"{g}:" for g in range(8, 16)]
     assert lines[-1].endswith("the same as training recorded")
-    assert main([str(run_dir), "--step", "9"]) == 1
+    assert main([str(run_dir), "--step", "9"]) == 2
     assert "step 9 is outside of 1..8" in capsys.readouterr().err
 
 
@@ -100,7 +100,7 @@ def test_data_that_are_gone_are_named_with_the_place_where_they_were(
 ):
     (tmp_path / "web").rename(tmp_path / "elsewhere")
     before = sorted(tmp_path.rglob("*"))
-    assert main([str(run_dir), "--step", "2"]) == 1
+    assert main([str(run_dir), "--step", "2"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: source web, which the run read from {tmp_path}/web: ")
     assert "manifest.json is missing" in captured.err
@@ -112,12 +112,18 @@ def test_other_tokens_in_the_place_of_the_old_ones_are_refused(
     run_dir: Path, make_shards: MakeShards, capsys: pytest.CaptureFixture[str]
 ):
     make_shards("web", [[5] * 99 + [1]])
-    assert main([str(run_dir), "--step", "2"]) == 1
+    assert main([str(run_dir), "--step", "2"]) == 2
     assert "web holds other tokens than when the run read them; put the old ones back" in capsys.readouterr().err
 
 
+def test_a_digest_that_is_not_the_recorded_one_is_damage(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 2, "batch_digest": "0123456789abcdef"}) + "\n")
+    assert main([str(run_dir), "--step", "2"]) == 1
+    assert "is not the 0123456789abcdef that training recorded for step 2" in capsys.readouterr().err
+
+
 def test_a_run_of_an_earlier_version_is_told_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main([str(tmp_path), "--step", "2"]) == 1
+    assert main([str(tmp_path), "--step", "2"]) == 2
     assert "starting the run again writes it" in capsys.readouterr().err
 
 

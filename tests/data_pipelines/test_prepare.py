@@ -260,7 +260,7 @@ def test_the_data_of_a_sweep_are_prepared_once_all_sections_are_right(
 ):
     overrides = ["-m", "data=files", f"data.dir={data.dir}", "data.held_out=0.1", "data.mix=null"]
     sources = [f"data.sources.{name}.glob='{source.glob}'" for name, source in data.sources.items()]
-    assert prepare_command([*overrides, *sources, "data.vocab_size=300,3"]) == 1
+    assert prepare_command([*overrides, *sources, "data.vocab_size=300,3"]) == 2
     assert "(with vocab_size=3)" in capsys.readouterr().err
     assert not Path(data.dir).exists()
     assert prepare_command([*overrides, *sources, "data.vocab_size=300,310"]) == 0
@@ -269,7 +269,7 @@ def test_the_data_of_a_sweep_are_prepared_once_all_sections_are_right(
 
 
 def test_the_command_refuses_every_wrong_key_of_the_section_at_once(capsys: pytest.CaptureFixture[str]):
-    assert prepare_command(["data.vocabsize=300", "data.held_out=1.5", "dta.tokenizer=tok"]) == 1
+    assert prepare_command(["data.vocabsize=300", "data.held_out=1.5", "dta.tokenizer=tok"]) == 2
     error = capsys.readouterr().err
     assert "error: dta: unknown section (did you mean data?)" in error
     assert "error: data.vocabsize: unknown key (did you mean vocab_size?)" in error
@@ -282,12 +282,12 @@ def test_every_command_names_the_package_that_a_store_needs(
 ):
     (tmp_path / "a.txt").write_text("text")
     store, tokenizer = "abfs://bucket/x", ["--tokenizer", str(tokenizer_dir)]
-    assert verify([store]) == 1
-    assert tokenize(["--input", store, *tokenizer, "--out", str(tmp_path / "out")]) == 1
-    assert tokenize(["--input", f"{tmp_path}/*.txt", *tokenizer, "--out", store]) == 1
-    assert prepare_command(["data=files", "data.mix=null", f"data.sources.web.glob={store}"]) == 1
+    assert verify([store]) == 2
+    assert tokenize(["--input", store, *tokenizer, "--out", str(tmp_path / "out")]) == 2
+    assert tokenize(["--input", f"{tmp_path}/*.txt", *tokenizer, "--out", store]) == 2
+    assert prepare_command(["data=files", "data.mix=null", f"data.sources.web.glob={store}"]) == 2
     shards = ["data=shards", "data.mix=null", f"data.tokenizer={tokenizer_dir}", f"data.sources.web.train={store}"]
-    assert prepare_command(shards) == 1
+    assert prepare_command(shards) == 2
     errors = capsys.readouterr().err.splitlines()
     said = [line for line in errors if line.startswith(f"error: {store}: Install adlfs")]
     assert len(said) == 5, errors
@@ -312,7 +312,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, tokenizer_dir: Path, cap
 
     def error(pattern: str, tokenizer: Path, key: str = "text") -> str:
         arguments = ["--input", f"{tmp_path}/{pattern}", "--tokenizer", str(tokenizer), "--out", out]
-        assert tokenize([*arguments, "--text-key", key, "--workers", "1"]) == 1
+        assert tokenize([*arguments, "--text-key", key, "--workers", "1"]) == 2
         return capsys.readouterr().err
 
     assert f"no file matches --input='{tmp_path}/nothing/*'" in error("nothing/*", tokenizer_dir)

@@ -46,7 +46,7 @@ def corpus(tmp_path: Path, tokenizer_dir: Path) -> Corpus:
 def test_finished_shards_are_kept_and_give_the_same_folder(corpus: Corpus, tmp_path: Path) -> None:
     good = (corpus.folder / "texts/c.txt").read_bytes()
     corpus.write("c", "a\0b")
-    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert main([*corpus.arguments, "--workers", "1"]) == 2
     before = corpus.times()
     assert corpus.records() == ["00000", "00001"]
     (corpus.folder / "texts/c.txt").write_bytes(good)
@@ -67,14 +67,14 @@ def test_shards_that_no_such_command_wrote_are_not_written_over(
 ) -> None:
     corpus.out.mkdir()
     (corpus.out / "00000.ds").write_text("mine")
-    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert main([*corpus.arguments, "--workers", "1"]) == 2
     assert "out has 00000.ds, which would be written over; choose another folder" in capsys.readouterr().err
     assert [(path.name, path.read_text()) for path in corpus.out.iterdir()] == [("00000.ds", "mine")]
 
 
 def test_a_command_that_was_killed_in_its_first_shard_begins_again(corpus: Corpus) -> None:
     corpus.write("a", "a\0b")
-    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert main([*corpus.arguments, "--workers", "1"]) == 2
     assert not corpus.times()
     assert not corpus.records()
     (corpus.out / "00000.ds").write_text("half")  # as SIGKILL leaves it, which lets the command remove nothing
@@ -88,7 +88,7 @@ def test_a_command_that_was_killed_in_its_first_shard_begins_again(corpus: Corpu
 @pytest.mark.parametrize("change", ["text", "cut shard", "text key", "torn record"])
 def test_a_shard_that_may_differ_is_made_anew(change: str, corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
     corpus.write("c", "a\0b")
-    assert main([*corpus.arguments, "--workers", "1"]) == 1
+    assert main([*corpus.arguments, "--workers", "1"]) == 2
     before = corpus.times()
     corpus.write("c", "good")
     extra: list[str] = []
@@ -118,7 +118,7 @@ def test_a_full_disk_is_named_with_its_setting_and_no_half_shard_stays(
 
     with monkeypatch.context() as patch:
         patch.setattr(HashingWriter, "write", write_until_full)
-        assert main([*corpus.arguments, "--workers", "1"]) == 1
+        assert main([*corpus.arguments, "--workers", "1"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: --out={corpus.out}: no room is left on its disk (No space left on device); make some, or choose a "
         "place on another disk. Finished shards are kept; the same command goes on with the others."

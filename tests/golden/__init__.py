@@ -22,7 +22,7 @@ import torch
 from torchtitan.distributed.utils import set_spmd_backend
 
 from data_pipelines.base.command import CONFIGS
-from data_pipelines.base.compose import compose
+from data_pipelines.settings.compose import compose
 from launch.slurm.options import job_options
 from launch.slurm.script import Places, batch_script
 from train.afmoe.decoder import Afmoe

@@ -100,8 +100,10 @@ def test_a_server_that_does_not_answer_is_said(
         raise OSError("no network")
 
     monkeypatch.setattr(dashboard, "default_entity", fail)
-    assert dashboard.main([str(run_dir), "--online"]) == 0
-    assert "W&B cannot be reached (no network): nothing was created" in capsys.readouterr().out
+    assert dashboard.main([str(run_dir), "--online"]) == 3
+    said = capsys.readouterr().err
+    assert "W&B cannot be reached (no network): nothing was created" in said
+    assert "wandb login" in said
     assert (run_dir / "dashboard.json").is_file()
 
 

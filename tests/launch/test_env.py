@@ -84,11 +84,10 @@ def test_the_first_start_installs_torch_and_then_the_rest_all_under_the_lock(che
     assert checkout.installs() == ["torch==2.13.0", f"torch==2.13.0 -e {checkout.root}[dev]"]
 
 
-def test_the_second_start_does_nothing_and_takes_under_a_second(checkout: Checkout) -> None:
+def test_the_second_start_does_nothing(checkout: Checkout) -> None:
     checkout.run()
-    calls, started = checkout.calls.read_text(), time.monotonic()
+    calls = checkout.calls.read_text()
     assert checkout.run() == (0, f"PY={checkout.root}/.venv/bin/python\n")
-    assert time.monotonic() - started < 1.0
     assert checkout.calls.read_text() == calls
 
 

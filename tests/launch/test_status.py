@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +82,8 @@ def test_a_run_of_another_machine_is_running_as_long_as_it_moves(tmp_path: Path)
     assert (found.checkpoint_step, found.checkpoint_age_s) == (8, 90)
     assert found.tokens_per_second == 10
     assert (found.eta_phase_s, found.eta_s) == (20, 60)  # 200 and 600 tokens at 10 a second
+    (run / "config.yaml").write_text(yaml.safe_dump(SETTINGS | {"run": {"stop_after_step": 25}}))
+    assert (status_at_now(run).eta_phase_s, status_at_now(run).eta_s) == (20, 30)
     assert found.goodput == pytest.approx(10 * 1.5 / 100)  # ten steps of 2 s, less 0.5 s of saving, in 100 s
     assert found.restarts == 0
     os.utime(run / "metrics.jsonl", (NOW - 400, NOW - 400))
@@ -201,6 +202,22 @@ def test_damaged_files_are_said_and_break_nothing(tmp_path: Path, config: str | 
     assert "config.yaml" in status_at_now(run).why
 
 
+def test_what_cannot_be_read_is_said_of_a_run_that_has_ended(tmp_path: Path) -> None:
+    end = {"event": "end", "time": NOW - 10, "exit_code": 0}
+    for change, said in (
+        (lambda run: (run / "metrics.jsonl").mkdir(), "metrics.jsonl: Is a directory"),
+        (
+            lambda run: (run / "config.yaml").write_text(yaml.safe_dump(SETTINGS | {"checkpoint": 3})),
+            "checkpoint is no",
+        ),
+    ):
+        run = make_run(tmp_path / str(len(said)), events=[start(), end])
+        assert status_at_now(run).state == "stopped"
+        change(run)
+        assert status_at_now(run).state == "damaged"
+        assert said in status_at_now(run).why
+
+
 def test_a_run_without_rows_and_one_of_older_rows_have_a_line(tmp_path: Path) -> None:
     empty = make_run(tmp_path / "empty", events=[start()])
     old = make_run(tmp_path / "old")
@@ -257,7 +274,5 @@ def test_it_starts_without_torch_and_without_wandb(tmp_path: Path) -> None:
         "import sys, launch.status; launch.status.main(sys.argv[1:]); "
         "print(sorted({'torch', 'wandb', 'numpy', 'omegaconf', 'hydra'} & set(sys.modules)), file=sys.stderr)"
     )
-    started = time.process_time()
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    assert time.process_time() - started < 1

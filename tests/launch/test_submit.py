@@ -58,3 +58,12 @@ def test_nodes_that_stalled_are_left_out_of_the_next_job(capsys: pytest.CaptureF
 def test_a_run_whose_folder_no_script_can_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert submit.main([*SMOKE, 'run.dir="a\nb"']) == 2
     assert "a batch script cannot hold it" in capsys.readouterr().err
+
+
+def test_a_run_that_is_complete_is_not_queued_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    step = tmp_path / "checkpoint/step-4"
+    step.mkdir(parents=True)
+    (step / ".metadata").touch()
+    command = [word for word in SMOKE if word != "--dry-run"]
+    assert submit.main([*command, f"run.dir={tmp_path}", "run.stop_after_step=4", "--anyway"]) == 2
+    assert "nothing to train: step 4 is done, and the run ends there; export it" in capsys.readouterr().err

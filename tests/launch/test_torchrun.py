@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from socket import socket
-from threading import Thread
+from socket import create_server, socket
+from threading import Thread, Timer
 
 import pytest
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
-from launch.torchrun import Nodes, launch, nodes_of_slurm, parse, ranks_of_node
+from data_pipelines.settings.compose import compose
+from launch import torchrun
+from launch.torchrun import Nodes, launch, nodes_of_slurm, parse, ranks_of_node, wait_for_head
 from train.config.check import check
 
 # torch leaves the files of redirected ranks to the garbage collector
@@ -143,3 +144,27 @@ def test_nodes_come_from_slurm_and_nothing_is_guessed() -> None:
         nodes_of_slurm(script)
     nodes = nodes_of_slurm(script | {"MASTER_ADDR": "gpu1", "MASTER_PORT": "29400"})
     assert nodes == Nodes(count=2, number=1, head="gpu1:29400", run_id="7.3")
+
+
+def test_a_head_that_does_not_listen_is_waited_for_and_then_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with create_server(("127.0.0.1", 0)) as server:
+        head = f"127.0.0.1:{server.getsockname()[1]}"
+        assert wait_for_head(head) is None
+    monkeypatch.setattr(torchrun, "JOIN_S", 1.0)
+    assert launch(Nodes(count=2, number=1, head=head), 1, tmp_path, [], max_restarts=0) == 1
+    assert (
+        f"error: --head {head}: the nodes did not meet there ([Errno 111] Connection refused)" in capfd.readouterr().err
+    )
+
+
+def test_a_head_that_listens_late_is_met() -> None:
+    with create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+    servers: list[socket] = []
+    late = Timer(0.7, lambda: servers.append(create_server(address)))
+    late.start()
+    assert wait_for_head("{}:{}".format(*address)) is None
+    late.join()
+    servers[0].close()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorProperties, TensorStorageMetadata
 
-from data_pipelines.base.compose import compose
+from data_pipelines.settings.compose import compose
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.writer import ShardWriter
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer

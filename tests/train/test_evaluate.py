@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import CONFIG_EXIT
+from data_pipelines.settings.compose import compose
 from train.afmoe.head import Loss
 from train.config.check import check
 from train.config.rundir import open_run_dir

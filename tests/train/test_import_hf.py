@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
 from transformers import AfmoeConfig, AfmoeForCausalLM
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.settings.compose import compose
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 from tests.train.runs import run
 from tests.train.small import SEQ_LEN, mesh, small_settings

@@ -50,7 +50,7 @@ def test_the_help_says_what_there_is_to_choose_from(capsys: pytest.CaptureFixtur
 def test_the_configuration_is_shown_in_full_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     from omegaconf import OmegaConf
 
-    from data_pipelines.base.compose import compose
+    from data_pipelines.settings.compose import compose
     from train.config.check import check
 
     assert program.main(["experiment=smoke", "--cfg", "job"]) == 0

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 from matplotlib import pyplot as plt
 
+from data_pipelines.base.errors import CONFIG_EXIT
 from train import report
 from train.metrics.jsonl import read_rows
 from train.pictures.canvas import smooth
@@ -176,7 +177,7 @@ def test_a_run_without_steps_is_an_error_that_names_the_file(
 ) -> None:
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content)
-    assert report.main([str(tmp_path)]) == 1
+    assert report.main([str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert str(tmp_path / "metrics.jsonl") in error
     assert message in error
@@ -202,7 +203,7 @@ def test_smoothing_is_centred_and_shorter_at_the_ends() -> None:
 
 def refusal(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """What the command says instead of a report, on one line."""
-    assert report.main([str(run_dir)]) == report.NO_REPORT_EXIT
+    assert report.main([str(run_dir)]) == CONFIG_EXIT
     (line,) = capsys.readouterr().err.splitlines()
     assert not (run_dir / "report.png").exists()
     return line
@@ -258,5 +259,5 @@ def test_a_configuration_that_cannot_be_read_is_named(
         path.write_text(path.read_text().replace("seq_len: 10", text))
     else:
         path.write_text(text)
-    assert report.main([str(run_dir)]) == report.NO_REPORT_EXIT
+    assert report.main([str(run_dir)]) == CONFIG_EXIT
     assert capsys.readouterr().err.startswith(f"error: {path}")

@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
-from tqdm import tqdm
+
+from data_pipelines.base.progress import progress_bar
 
 Make = Callable[[MetadataIndex], Tensor]
 """(name of a tensor, offsets of one of its shards) -> that shard."""
@@ -26,7 +27,7 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, TensorStorageMetadata],
     Runs load the result on any mesh. In memory is one shard at a time.
     """
     num_bytes = sum(tensor.properties.dtype.itemsize * tensor.size.numel() for tensor in tensors.values())
-    with warnings.catch_warnings(), tqdm(desc=desc, total=num_bytes, unit="B", unit_scale=True) as bar:
+    with warnings.catch_warnings(), progress_bar(desc=desc, total=num_bytes, unit="B", unit_scale=True) as bar:
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is the intent
         planner = _ShardByShard(tensors, make, bar.update)
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.sections import section_types, unknown_sections, validate
+from data_pipelines.settings.sections import section_types, unknown_sections, validate
 from train.config.full import full_settings, read_stored
 from train.config.rules.every import broken_rules
 from train.config.rules.numbers import number_problems

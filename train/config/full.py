@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.sections import dump, kind_of, kinds_of, section_types, validate
+from data_pipelines.settings.sections import dump, kind_of, kinds_of, section_types, validate
 from train.balance.rules.kinds import BalanceConfig
 from train.config.rules.run import DERIVED
 from train.config.run import Sections

@@ -6,8 +6,8 @@ import argparse
 import gc
 from typing import TYPE_CHECKING
 
-from data_pipelines.base.compose import compose, shown
 from data_pipelines.base.rank import is_rank_0
+from data_pipelines.settings.compose import compose, shown
 
 if TYPE_CHECKING:
     from train.config.run import Run

@@ -1,4 +1,4 @@
-"""The runs of a sweep (data_pipelines/base/sweep.py), `-m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu`.
+"""The runs of a sweep (data_pipelines/settings/sweep.py), `-m optimizer.muon.lr=1e-2,2e-2 balance=sign,smebu`.
 
 All configurations and run directories are checked before the first run starts. The runs go one after the other, each in
 its own folder; one that fails does not stop the others.
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import chain, count
 
 from data_pipelines.base.command import aligned, quoted
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.overrides import in_shell
 from data_pipelines.base.signals import SIGNALS
-from data_pipelines.base.sweep import Combination, check_each, combinations, short_names
+from data_pipelines.settings.compose import compose
+from data_pipelines.settings.overrides import in_shell
+from data_pipelines.settings.sweep import Combination, check_each, combinations, short_names
 from train.config.owner import refuse_owned
 from train.config.run import Run
 from train.config.rundir import check_run_dir

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from gguf import MODEL_TENSOR, GGMLQuantizationType, LlamaFileType
 from torch import Tensor
-from tqdm import tqdm
 
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.base.files import whole_file
+from data_pipelines.base.progress import progress_bar
 from train.afmoe.config import ModelConfig
 from train.formats.gguf_tokenizer import add_tokenizer
 from train.formats.tensors import Reader
@@ -246,11 +246,13 @@ def _write(writer: gguf.GGUFWriter, reader: Reader, targets: list[_Target]) -> N
     assert writer.fout is not None
     (file,) = writer.fout
     writer.write_padding(file, file.tell())
-    for target in tqdm(targets, desc="export", unit="tensor", disable=None):
-        # not by the writer's own write_tensor_data, which takes a tensor whole
-        written = sum(_write_slice(file, reader.read(target.source, rows), target) for rows in target.slices())
-        assert written == target.nbytes, (target, written)
-        writer.write_padding(file, written)
+    with progress_bar(desc="export", total=sum(target.nbytes for target in targets), unit="B", unit_scale=True) as bar:
+        for target in targets:
+            # not by the writer's own write_tensor_data, which takes a tensor whole
+            written = sum(_write_slice(file, reader.read(target.source, rows), target) for rows in target.slices())
+            assert written == target.nbytes, (target, written)
+            writer.write_padding(file, written)
+            bar.update(written)
 
 
 def _write_slice(file: BufferedWriter, rows: Tensor, target: _Target) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+from data_pipelines.base.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def write_weights(
 
     shards = plan_shards(_entries(shapes, dtype=dtype), shard_bytes=shard_bytes)
     index = index_of(shards)
-    with tqdm(desc="export", total=index["metadata"]["total_size"], unit="B", unit_scale=True) as bar:
+    with progress_bar(desc="export", total=index["metadata"]["total_size"], unit="B", unit_scale=True) as bar:
         for file, shard in shards.items():
             write_shard(folder / file, shard, read=partial(_read_parts, reader), progress=bar.update)
     return index

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 from torchtitan.components.optimizer.lr_scheduler import LRSchedulersContainer
 
@@ -12,6 +14,12 @@ from train.schedule.timeline import Timeline
 
 class TimelineSchedule(LRSchedulersContainer):
     """Learning rates from the timeline."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torchtitan's asks its schedulers for a rate between two steps, of which torch warns on every rank."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="To get the last learning rate computed by the scheduler")
+            super().load_state_dict(state_dict)
 
     @dataclass(kw_only=True, slots=True)
     class Config(LRSchedulersContainer.Config):

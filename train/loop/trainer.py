@@ -45,6 +45,7 @@ from train.loss.cross_entropy import CrossEntropyZLoss
 from train.loss.sums import LossSums
 from train.metrics.row import Speed, Validated
 from train.metrics.sinks import Sinks, open_sinks
+from train.metrics.weights_and_biases import RunFacts
 from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
 from train.process.stop import StopWish
@@ -141,15 +142,14 @@ class Trainer(titan.Trainer):
             )
         self.config.on_first_step()
         run = self.config.run
-        self.sinks = open_sinks(
-            run.metrics,
+        facts = RunFacts(
             run_dir=run.run_dir,
             name=run.run.name,
             settings=run.settings,
             timeline=self.timeline,
-            resume_step=step.number - 1,
             history=read_history(run.run_dir),
         )
+        self.sinks = open_sinks(run.metrics, facts, resume_step=step.number - 1, last_step=run.last_step)
         self.stopwatch.lap()
         if step.number == 1:
             with self.stopwatch("validation"):

@@ -6,6 +6,7 @@ import sys
 
 from tqdm import tqdm
 
+from data_pipelines.base.progress import progress_bar
 from train.metrics.row import Losses, Row
 from train.schedule.amounts import format_tokens
 
@@ -15,18 +16,16 @@ NOT_VALIDATED = (
 
 
 class Console:
-    """A bar over the tokens of the run, and what one wants to see of the last step."""
+    """A bar over the tokens up to the last step of this start, and what one wants to see of the newest."""
 
     def __init__(self, *, tokens: int, seen: int, num_steps: int):
         self._num_steps = num_steps
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=tokens,
             initial=seen,
             unit="tok",
             unit_scale=True,
             file=sys.stdout,
-            dynamic_ncols=True,
-            mininterval=bar_interval_s(),
             bar_format="{desc} |{bar:20}| {n_fmt}/{total_fmt} tokens, {remaining} left{postfix}",
         )
 
@@ -48,14 +47,8 @@ class Console:
             tqdm.write(f"{step}: validation {_losses(losses)}", file=sys.stdout)
 
     def close(self, exit_code: int = 0) -> None:
-        self._bar.refresh()
         self._bar.close()
 
 
 def _losses(by_source: Losses) -> str:
     return ", ".join(f"{source} {loss:.3f}" for source, loss in by_source.items())
-
-
-def bar_interval_s() -> float:
-    """Seconds between two pictures of a progress bar: a terminal overwrites them, a file keeps them all."""
-    return 0.5 if sys.stdout.isatty() else 10.0

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from data_pipelines.base.rank import is_rank_0
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
-from train.metrics.events import History
 from train.metrics.jsonl import CUT, FILE_NAME, JsonLines
 from train.metrics.row import Row, Sink
 from train.metrics.spikes import WINDOW, SpikeAlarm
-from train.metrics.weights_and_biases import start_wandb
-from train.schedule.timeline import Timeline
+from train.metrics.weights_and_biases import RunFacts, start_wandb
 
 
 class Sinks:
@@ -36,46 +32,27 @@ class Sinks:
             sink.close(exit_code)
 
 
-def open_sinks(
-    config: MetricsConfig,
-    *,
-    run_dir: Path,
-    name: str,
-    settings: dict[str, Any],
-    timeline: Timeline,
-    resume_step: int,
-    history: History,
-) -> Sinks:
-    """The sinks of this rank for the steps after `resume_step`: all on rank 0, none elsewhere.
-
-    name, settings, history: what W&B shows as the run's name, its configuration and its starts.
-    """
+def open_sinks(config: MetricsConfig, run: RunFacts, *, resume_step: int, last_step: int) -> Sinks:
+    """The sinks of this rank for the steps after `resume_step`, to `last_step`: all on rank 0, none elsewhere."""
     if not is_rank_0():
         return Sinks([])
-    rows = JsonLines(run_dir / FILE_NAME, resume_step=resume_step)
+    rows = JsonLines(run.run_dir / FILE_NAME, resume_step=resume_step)
     if rows.cut:
         print(
             f"train: the rows of steps {rows.cut[0]:,} to {rows.cut[-1]:,}, which are trained again, are in "
-            f"{run_dir / CUT}",
+            f"{run.run_dir / CUT}",
             flush=True,
         )
     if (missing := resume_step - len(rows.kept)) > 0:
         print(
-            f"train: {run_dir / FILE_NAME} has no rows of {missing:,} of the {resume_step:,} steps so far", flush=True
+            f"train: {run.run_dir / FILE_NAME} has no rows of {missing:,} of the {resume_step:,} steps so far",
+            flush=True,
         )
     sinks: list[Sink] = [rows]
-    sinks += start_wandb(
-        config,
-        run_dir=run_dir,
-        name=name,
-        settings=settings,
-        timeline=timeline,
-        resume_step=resume_step,
-        history=history,
-    )
+    sinks += start_wandb(config, run, resume_step=resume_step)
     if config.console:
-        seen = timeline.step(resume_step + 1).first_window * timeline.seq_len
-        sinks.append(Console(tokens=timeline.num_windows * timeline.seq_len, seen=seen, num_steps=timeline.num_steps))
+        seen, tokens = (run.timeline.tokens_after(step) for step in (resume_step, last_step))
+        sinks.append(Console(tokens=tokens, seen=seen, num_steps=last_step))
     return Sinks(sinks, spikes=_primed_alarm(rows.kept))
 
 

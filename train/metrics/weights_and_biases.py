@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,40 +28,41 @@ FIRST_ATTEMPT_S = 120.0
 """How long the first step of a run waits for W&B; its client gives up after 90 s by itself."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What W&B is told of a run beside its rows."""
+
+    run_dir: Path
+    name: str
+    settings: dict[str, Any]
+    """The whole resolved configuration."""
+    timeline: Timeline
+    history: History
+
+
 class WandB:
     """A connection to the run."""
 
-    def __init__(
-        self,
-        config: MetricsConfig,
-        state: State,
-        *,
-        run_dir: Path,
-        name: str,
-        settings: dict[str, Any],
-        phases: dict[str, dict[str, int]],
-        history: History,
-    ):
-        """settings: the whole resolved configuration; phases: see `phases_of`."""
-        _find_home(run_dir)
+    def __init__(self, config: MetricsConfig, run: RunFacts, state: State):
+        _find_home(run.run_dir)
         import wandb
 
-        identity = run_id(run_dir, [])
-        files = record_files(run_dir, identity)
+        identity, phases = run_id(run.run_dir, []), phases_of(run.timeline)
+        files = record_files(run.run_dir, identity)
         for path in files:
             mend(path)
         self._phases = {phase: number for number, phase in enumerate(phases, 1)}
-        self._mixes = mixes_of(settings)
+        self._mixes = mixes_of(run.settings)
         self._run = wandb.init(
             project=config.wandb_project,
             entity=config.wandb_entity,
-            name=name,
+            name=run.name,
             id=identity,
             resume="allow",  # offline too: it tells `wandb sync` to go on behind what is there
             mode=config.wandb,
-            dir=run_dir,
-            config={**settings, "phases": phases, "starts": starts(history.events)}
-            | ({"code": dict(history.code)} if history.code else {}),
+            dir=run.run_dir,
+            config={**run.settings, "phases": phases, "starts": starts(run.history.events)}
+            | ({"code": dict(run.history.code)} if run.history.code else {}),
             allow_val_change=True,
             settings=wandb.Settings(silent=True, console="off"),
         )
@@ -140,37 +141,19 @@ def mixes_of(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def catch_up(
-    config: MetricsConfig,
-    *,
-    run_dir: Path,
-    name: str,
-    settings: dict[str, Any],
-    timeline: Timeline,
-    history: History,
-) -> None:
+def catch_up(config: MetricsConfig, run: RunFacts) -> None:
     """Sends what W&B lacks of a run that has ended. Raises RunError where it cannot be reached."""
-    connect = _connector(config, run_dir=run_dir, name=name, settings=settings, timeline=timeline, history=history)
-    follower = Follower(run_dir, timeline.num_steps, history, connect)  # none of the rows is new
+    follower = _follower(config, run, resume_step=run.timeline.num_steps)  # none of the rows is new
     if error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S):
         follower.give_up()
         raise RunError(f"W&B cannot be reached (metrics.wandb={config.wandb}): {error}; try again later") from error
-    exit_code = next((event["exit_code"] for event in reversed(history.events) if "exit_code" in event), 0)
+    exit_code = next((event["exit_code"] for event in reversed(run.history.events) if "exit_code" in event), 0)
     follower.close_within(None, exit_code)
     if not follower.is_complete:
         raise RunError("W&B did not take everything; try again later")
 
 
-def start_wandb(
-    config: MetricsConfig,
-    *,
-    run_dir: Path,
-    name: str,
-    settings: dict[str, Any],
-    timeline: Timeline,
-    resume_step: int,
-    history: History,
-) -> list[Follower]:
+def start_wandb(config: MetricsConfig, run: RunFacts, *, resume_step: int) -> list[Follower]:
     """The W&B sink, or none where it is disabled.
 
     A run that takes its first step waits for W&B to start: raises RunError where that fails and
@@ -178,8 +161,7 @@ def start_wandb(
     """
     if config.wandb == "disabled":
         return []
-    connect = _connector(config, run_dir=run_dir, name=name, settings=settings, timeline=timeline, history=history)
-    follower = Follower(run_dir, resume_step, history, connect)
+    follower = _follower(config, run, resume_step=resume_step)
     if resume_step == 0 and (error := follower.wait_for_first_attempt(FIRST_ATTEMPT_S)) and config.wandb_required:
         follower.give_up()
         log_in = "log in with `wandb login`, choose metrics.wandb=offline, or " if config.wandb == "online" else ""
@@ -190,14 +172,5 @@ def start_wandb(
     return [follower]
 
 
-def _connector(
-    config: MetricsConfig,
-    *,
-    run_dir: Path,
-    name: str,
-    settings: dict[str, Any],
-    timeline: Timeline,
-    history: History,
-) -> Callable[[State], WandB]:
-    phases = phases_of(timeline)
-    return partial(WandB, config, run_dir=run_dir, name=name, settings=settings, phases=phases, history=history)
+def _follower(config: MetricsConfig, run: RunFacts, *, resume_step: int) -> Follower:
+    return Follower(run.run_dir, resume_step, run.history, partial(WandB, config, run))

@@ -103,6 +103,10 @@ class Timeline:
         middle = windows.start + len(windows) / 2
         return Step(number, windows.start, len(windows), self.phase_of(windows.start), self.lr_factor(middle))
 
+    def tokens_after(self, number: int) -> int:
+        """Seen when step `number` is done; 0 before the first."""
+        return self.ramp.windows(number).stop * self.seq_len if number else 0
+
     def step_of(self, window: int) -> int:
         """Number of the step that trains on global window `window`."""
         return self.ramp.step_of(window)

@@ -28,12 +28,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from data_pipelines.base.command import add_overrides, command_parser, parse_overrides, quoted, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, RESUME_ADVICE, RUN_EXIT, ConfigError, RunError, answers_errors
+from data_pipelines.base.progress import progress_bar
 from train.__main__ import main as train
-from train.metrics.console import bar_interval_s
 from train.metrics.jsonl import count_rows, require_rows
 from train.process.warm import nothing_left_behind, start_warm, warm_up
 from train.studies.measures import legend, table
@@ -99,7 +97,7 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     rules = list(dict.fromkeys(rule.strip() for rule in args.rules.split(",")))
     if args.info:
-        from data_pipelines.base.compose import info
+        from data_pipelines.settings.compose import info
 
         print(info(args.info, settings_of(rules[0].partition(":")[0], args.overrides)))
         return 0
@@ -170,13 +168,13 @@ def open_run_dirs(cases: list[Case]) -> None:
 
 def configurations(cases: list[Case]) -> str:
     """Of every run, as YAML documents."""
-    from data_pipelines.base.compose import to_yaml
+    from data_pipelines.settings.compose import to_yaml
 
     return "\n---\n".join(f"# {case.label}\n{to_yaml(case.run.settings)}" for case in cases)
 
 
 def open_case(rule: str, out: Path, overrides: list[str]) -> Case:
-    from data_pipelines.base.compose import compose
+    from data_pipelines.settings.compose import compose
     from train.config.check import check
     from train.config.rundir import check_run_dir
 
@@ -214,7 +212,7 @@ def train_all(cases: list[Case], *, at_once: int) -> None:
     waiting = [case for case in reversed(cases) if case.num_finished_steps() < case.num_steps]
     running: dict[int, tuple[Case, ForkServerProcess]] = {}
     total = sum(case.num_steps for case in cases)
-    with nothing_left_behind(), tqdm(total=total, unit="step", file=sys.stdout, mininterval=bar_interval_s()) as bar:
+    with nothing_left_behind(), progress_bar(total=total, unit="step", file=sys.stdout) as bar:
         while waiting or running:
             while waiting and len(running) < at_once:
                 process = waiting[-1].start()

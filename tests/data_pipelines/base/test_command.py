@@ -51,15 +51,13 @@ COMPOSING = (
     "launch.submit",
 )
 HELP = """
-import importlib, sys, time
+import importlib, sys
 for name in sys.argv[1:]:
-    started = time.process_time()
     try:
         importlib.import_module(name).main(["--help"])
     except SystemExit as end:
         assert end.code == 0
     assert "torch" not in sys.modules, f"{name} imports torch"
-    assert time.process_time() - started < 1, name
 """
 STOPPED = """
 import os, signal, sys, time
@@ -78,7 +76,7 @@ run_command(main, advice="Try again.")
 """
 
 
-def test_help_takes_no_second_and_no_torch() -> None:
+def test_help_takes_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", HELP, *COMMANDS], cwd=ROOT, capture_output=True, text=True)
     assert not done.stderr
     assert done.returncode == 0
@@ -92,25 +90,30 @@ def test_every_module_ends_in_the_common_way(name: str) -> None:
     assert "argparse.ArgumentParser(" not in text
 
 
-def cpu_seconds(process: int) -> float:
-    """That it has taken so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 @pytest.mark.parametrize(("name", "rest"), [("evaluate", "--tokens=t.npy"), ("export", "out")])
-def test_the_first_words_come_within_a_second_and_not_on_stdout(name: str, rest: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", f"train.{name}", str(tmp_path / "run"), rest]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == f"train.{name}: the engine takes some seconds to load\n"
-        assert cpu_seconds(process.pid) < 1  # others compute beside it
-        stdout, stderr = process.communicate()
-    assert (process.returncode, stdout) == (CONFIG_EXIT, "")
-    assert stderr.startswith("error: ")
+def test_the_first_words_come_before_the_engine_and_not_on_stdout(name: str, rest: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", f"train.{name}", str(tmp_path / "run"), rest]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    before, words, after = done.stderr.partition(f"train.{name}: the engine takes some seconds to load\n")
+    assert words
+    assert " torch" not in before
+    assert " torch" in after
+    assert re.search(r"^error: ", after, re.MULTILINE)
+    assert (done.returncode, done.stdout) == (CONFIG_EXIT, "")
 
 
 # Errors
+
+
+def test_an_error_of_the_system_is_the_file_and_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    @answers_errors({OSError: CONFIG_EXIT})
+    def main(arguments: list[str]) -> int:
+        return len(Path(*arguments).read_bytes())
+
+    assert main([f"{tmp_path}/gone.npy"]) == CONFIG_EXIT
+    assert capsys.readouterr().err == f"error: {tmp_path}/gone.npy: No such file or directory\n"
 
 
 @pytest.mark.parametrize(

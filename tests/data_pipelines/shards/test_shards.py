@@ -193,11 +193,11 @@ def test_verify_names_every_damaged_file_below_a_folder(
     assert "bad/00000.ds: bytes 0 to 18 differ" in captured.err
     assert "short/00000.ds.names: expected 30 bytes, got 10" in captured.err
     assert "27 tokens" in captured.out
-    assert "2 damaged file(s)" in captured.out
+    assert "2 damaged files" in captured.out
 
 
 def test_verify_of_a_folder_without_data_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert verify([str(tmp_path)]) == 1
+    assert verify([str(tmp_path)]) == 2
     assert "no manifest.json there or below" in capsys.readouterr().err
 
 

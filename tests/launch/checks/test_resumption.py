@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from data_pipelines.base.compose import compose
+from data_pipelines.settings.compose import compose
 from launch.checks.base import Finding
 from tests.launch.checks.world import Fault, World, assert_found
 from tests.train.small import write_run

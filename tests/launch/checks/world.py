@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from data_pipelines.base.compose import compose
+from data_pipelines.settings.compose import compose
 from launch.checks import configuration, storage
 from launch.checks.base import Finding
 from launch.preflight import preflight

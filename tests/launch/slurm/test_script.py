@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.settings.compose import compose
 from launch.slurm.environment import rank_environment
 from launch.slurm.options import directive, job_options
 from launch.slurm.queue import seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipelines.base.compose import compose
+from data_pipelines.settings.compose import compose
 from tests.train.afmoe import family_config
 from train.config.check import check
 from train.model import model_names

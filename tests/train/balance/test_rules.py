@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipelines.base.sections import kinds_of
+from data_pipelines.settings.sections import kinds_of
 from train.balance.balancer import Balancer
 from train.balance.rules.base import BalanceRule
 from train.balance.rules.kinds import BalanceConfig

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from data_pipelines.base.command import CONFIGS
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.settings.compose import compose
 from train.config.check import check
 from train.config.run import Run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.settings.compose import compose
 from train.afmoe.config import ModelConfig
 from train.config.check import check, check_some, load_run
 from train.config.run import Run

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.settings.compose import compose
 from train.config.check import check
 
 MIXED = {

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.settings.compose import compose
 from train.config.binding import is_classified
 from train.config.check import check, load_run
 from train.config.full import completed

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.batches.record import read_data_record
+from data_pipelines.settings.compose import compose
 from tests.train.small import MODEL, VOCAB_SIZE, mesh, small_settings
 from train.config.check import check
 from train.config.run import Run

@@ -24,6 +24,7 @@ from train.metrics.config import MetricsConfig
 from train.metrics.events import Event, History
 from train.metrics.row import Row
 from train.metrics.sinks import open_sinks
+from train.metrics.weights_and_biases import RunFacts
 from train.schedule.config import BatchStage, Phase, ScheduleConfig
 from train.schedule.timeline import Timeline
 
@@ -64,15 +65,15 @@ def take_steps(
     num_starts, starts = count_starts(run_dir), run_dir / "starts.txt"
     starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
     start = {"event": "start", "time": 0.0, "host": "n1", "step": first - 1}
-    sinks = open_sinks(
-        MetricsConfig(wandb=mode, console=False),
+    facts = RunFacts(
         run_dir=run_dir,
         name="mine",
         settings=SETTINGS,
         timeline=timeline(),
-        resume_step=first - 1,
         history=History([start] * len(starts.read_text()), rewinds, {"commit": "abc", "dirty": False}),
     )
+    config = MetricsConfig(wandb=mode, console=False)
+    sinks = open_sinks(config, facts, resume_step=first - 1, last_step=last)
     slowest = 0.0
     for step in range(first, last + 1):
         started = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from data_pipelines.base.compose import compose
+from data_pipelines.settings.compose import compose
 from train.config.check import check
 from train.metrics.config import MetricsConfig
 from train.metrics.console import Console
@@ -17,6 +17,7 @@ from train.metrics.events import History
 from train.metrics.jsonl import JsonLines
 from train.metrics.row import Row
 from train.metrics.sinks import Sinks, open_sinks
+from train.metrics.weights_and_biases import RunFacts
 
 FIGURES = {"loss": 2.5, "grad_norm": 0.5, "max_violation": 0.25, "tokens_per_second": 1000.0}
 """What the console shows of a row."""
@@ -88,9 +89,8 @@ def test_a_run_says_where_rows_of_its_past_are_gone(
     path.write_text("".join(json.dumps({"step": step, "loss": 2.0, "grad_norm": 1.0}) + "\n" for step in rows))
     timeline = check(compose(["experiment=smoke"])).timeline
     off = MetricsConfig(wandb="disabled", console=False)
-    open_sinks(
-        off, run_dir=path.parent, name="run", settings={}, timeline=timeline, resume_step=4, history=History()
-    ).close()
+    facts = RunFacts(run_dir=path.parent, name="run", settings={}, timeline=timeline, history=History())
+    open_sinks(off, facts, resume_step=4, last_step=5).close()
     output = capsys.readouterr().out
     assert said in output if said else not output
 

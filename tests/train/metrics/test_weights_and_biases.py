@@ -27,7 +27,7 @@ from train.metrics.events import History
 from train.metrics.follower import State
 from train.metrics.row import Row
 from train.metrics.wandb_files import last_logged, mend, read_records, record_files, run_id
-from train.metrics.weights_and_biases import WandB, _flatten, phases_of, start_wandb
+from train.metrics.weights_and_biases import RunFacts, WandB, _flatten, start_wandb
 from train.pictures.loads import draw_loads
 from train.process.starts import append_event
 
@@ -221,8 +221,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> RecordedRun:
 
 def client(run_dir: Path) -> WandB:
     config = MetricsConfig(wandb="offline")
-    phases = phases_of(timeline())
-    return WandB(config, State(), run_dir=run_dir, name="run", settings={}, phases=phases, history=History())
+    facts = RunFacts(run_dir=run_dir, name="run", settings={}, timeline=timeline(), history=History())
+    return WandB(config, facts, State())
 
 
 def log(run_dir: Path, *, is_new: bool = True, **row: Any) -> None:
@@ -287,8 +287,8 @@ def break_wandb(*_: Any, **__: Any) -> None:
 
 def start(run_dir: Path, config: MetricsConfig, *, resume_step: int = 0) -> list[Any]:
     (run_dir / "metrics.jsonl").touch()
-    whole = {"settings": {}, "timeline": timeline(), "history": History()}
-    return cast(list[Any], start_wandb(config, run_dir=run_dir, name="run", resume_step=resume_step, **whole))
+    facts = RunFacts(run_dir=run_dir, name="run", settings={}, timeline=timeline(), history=History())
+    return cast(list[Any], start_wandb(config, facts, resume_step=resume_step))
 
 
 def test_wandb_that_cannot_start_stops_a_run_that_requires_it_and_has_done_nothing_yet(

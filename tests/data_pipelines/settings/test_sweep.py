@@ -1,12 +1,12 @@
-"""data_pipelines/base/sweep.py: combinations of values, checked together."""
+"""data_pipelines/settings/sweep.py: combinations of values, checked together."""
 
 from __future__ import annotations
 
 import pytest
 
-from data_pipelines.base.compose import compose
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.sweep import Combination, check_each, combinations
+from data_pipelines.settings.compose import compose
+from data_pipelines.settings.sweep import Combination, check_each, combinations
 
 
 def test_a_sweep_is_every_combination_of_values() -> None:

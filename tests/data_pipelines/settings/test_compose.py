@@ -1,4 +1,4 @@
-"""data_pipelines/base/compose.py and overrides.py: what people type, and what Hydra makes of it."""
+"""data_pipelines/settings/compose.py and overrides.py: what people type, and what Hydra makes of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.base.compose import compose, info, to_yaml
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.overrides import in_shell
+from data_pipelines.settings.compose import compose, info, to_yaml
+from data_pipelines.settings.overrides import in_shell
 
 TEXTS = (
     "/a/step=5",
@@ -83,3 +83,8 @@ def test_a_shown_configuration_can_be_read_back() -> None:
 
     settings = compose(["experiment=smoke"])
     assert OmegaConf.to_container(OmegaConf.create(to_yaml(settings))) == settings
+
+
+def test_what_there_is_to_choose_from_reads_as_a_list() -> None:
+    with pytest.raises(ConfigError, match=r"Available options in 'data': files; shards; "):
+        compose(["run.name=x", "data=fils"])

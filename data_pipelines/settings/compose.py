@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_pipelines.base.command import CONFIGS, aligned
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.overrides import further_folders, parse, to_hydra
+from data_pipelines.settings.overrides import further_folders, parse, to_hydra
 
 NAME = "config"
 """The file of CONFIGS that every configuration starts from."""
@@ -106,4 +106,5 @@ def _first_line(error: Exception) -> str:
     """Hydra's message without its hints on how to search, but with what there is to choose from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "Set the env", "See "))]
-    return "; ".join(kept).replace("\t", "")
+    text = "; ".join(kept).replace("\t", "")
+    return text.replace(":;", ":")  # the heading of a list, and its first item

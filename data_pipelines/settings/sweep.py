@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.base.overrides import parse
+from data_pipelines.settings.overrides import parse
 
 Checked = TypeVar("Checked")
 

@@ -1,0 +1,1 @@
+"""Command line (overrides, sweep) -> one configuration of YAML files (compose) -> typed sections (sections)."""
