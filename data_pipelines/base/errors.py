@@ -36,6 +36,9 @@ class ConfigError(ValueError):
         super().__init__("\n".join(problems))
         self.problems = problems
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)  # pickle would make one of the joined text
+
 
 class RunError(RuntimeError):
     """A run that cannot go on. The message says what stands, and what to do."""

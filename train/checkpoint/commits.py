@@ -56,10 +56,7 @@ def name_milestones(folder: Path, milestones: Mapping[int, str]) -> None:
 
 
 def commit(partial: Path, final: Path) -> None:
-    """Makes a written checkpoint the real one: data first on the disk, then the rename, then the folder's entry."""
-    for file in sorted(partial.rglob("*")):
-        if file.is_file():
-            flush(file)
+    """Makes a written checkpoint the real one, whose files are on the disk: their names, then the rename, then its."""
     flush(partial)
     os.rename(partial, final)
     flush(final.parent)

@@ -11,18 +11,20 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.stateful import Stateful
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.base import MODEL
 from torchtitan.tools.utils import GarbageCollection
 
 from data_pipelines.base.errors import RunError
+from data_pipelines.base.files import flush
 from data_pipelines.base.rank import is_rank_0
 from train.afmoe.moe import TRAINING_ONLY
 from train.checkpoint.commits import (
@@ -30,9 +32,13 @@ from train.checkpoint.commits import (
     commit,
     committed_steps,
     name_milestones,
+    newest_step,
     stale_steps,
 )
+from train.checkpoint.load import load
+from train.checkpoint.save import Saver, Written, write_directory
 from train.checkpoint.storage import storage_of
+from train.checkpoint.together import from_rank_0, on_all_ranks, to_rank_0
 
 
 class Checkpoints(CheckpointManager):
@@ -46,12 +52,16 @@ class Checkpoints(CheckpointManager):
         """File name -> its text: what each checkpoint says of its tensors, wherever it is taken."""
         last_step: int = 0
         """Step after which the run ends; derived from the schedule."""
+        timeout_s: float = 3600.0
+        """How long ranks wait for one that saves or reads: longer than the watchdog, which says who it is."""
 
     def __init__(self, config: Config, **kwargs: Any):
         super().__init__(config, **kwargs)
         self.config = config
         self._save_seconds = 0.0
         self._asked_for: int | None = None
+        self._saver = Saver()
+        self.group = cast(dist.ProcessGroup, dist.new_group(timeout=timedelta(seconds=config.timeout_s)))
         self.on_save: Callable[[], None] = lambda: None
         """Called before a checkpoint is saved."""
 
@@ -83,47 +93,48 @@ class Checkpoints(CheckpointManager):
         self.on_save()
         started = time.perf_counter()
         final = Path(self._create_checkpoint_id(curr_step))
-        partial = final.with_name(final.name + ".tmp")
-        if is_rank_0():
-            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed while it saved
-        dist.barrier()
+        unfinished = final.with_name(final.name + ".tmp")
         try:
-            self.dcp_save(self._flattened_model_states_sd(), str(partial), self.async_mode)
-            _agree(self._try_commit(partial, final) if is_rank_0() else None)
-        except (Exception, CheckpointException) as error:  # DCP's is a BaseException
-            raise self._save_error(curr_step, partial, error) from error
+            states = _state_dicts(self._flattened_model_states_sd())
+            from_rank_0(partial(_make_empty, unfinished), self.group)
+            own = on_all_ranks(partial(self._saver.write_own, states, unfinished), self.group)
+            written = to_rank_0(own, self.group)
+            from_rank_0(partial(self._commit, unfinished, final, states, written), self.group)
+        except Exception as error:
+            raise self._save_error(curr_step, unfinished, error) from error
         self._purge_stale_checkpoints()
         GarbageCollection.collect("after a checkpoint")
         self._save_seconds += time.perf_counter() - started
         return True
 
-    def _try_commit(self, partial: Path, final: Path) -> OSError | None:
-        """On rank 0: makes a written checkpoint the real one, or says why not."""
-        try:
-            for name, text in self.config.beside.items():
-                (partial / name).write_text(text, encoding="utf-8")
-            commit(partial, final)
-            name_milestones(final.parent, self.config.milestones)
-        except OSError as error:
-            return error
-        return None
+    def _commit(self, unfinished: Path, final: Path, states: dict[str, Any], written: list[Written]) -> None:
+        """On rank 0: makes a written checkpoint the real one."""
+        write_directory(states, unfinished, written)
+        for name, text in self.config.beside.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+            flush(unfinished / name)
+        commit(unfinished, final)
+        name_milestones(final.parent, self.config.milestones)
 
-    def _save_error(self, step: int, partial: Path, error: BaseException) -> RunError:
+    def _save_error(self, step: int, unfinished: Path, error: Exception) -> RunError:
         """Frees the space of what could not be written, and says what stands."""
         if is_rank_0():
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
         steps = committed_steps(Path(self.folder))
         stands = f"{self.folder}/step-{steps[-1]} is complete" if steps else "there is no earlier one"
+        remedy = "Free some space (or mend the file system) and start" if isinstance(error, OSError) else "Start"
         return RunError(
-            f"cannot save the checkpoint of step {step} to {partial.parent}: {_root_cause(error)}; {stands}. "
-            "Free some space (or mend the file system) and start the same command again."
+            f"cannot save the checkpoint of step {step} to {unfinished.parent}: {_root_cause(error)}; {stands}. "
+            f"{remedy} the same command again."
         )
 
     def _load(self, step: int = -1) -> bool:
+        if step == -1:  # as rank 0 sees it: what a file system lists may be old elsewhere
+            step = from_rank_0(lambda: newest_step(Path(self.folder)) or -1, self.group)
         try:
             return super()._load(step)
-        except (Exception, CheckpointException) as error:
-            raise self._load_error(self._find_load_step() if step == -1 else step, error) from error
+        except Exception as error:
+            raise self._load_error(step, error) from error
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
         """torchtitan's, but a Hugging Face folder is read as a checkpoint of ours; see train/formats/hf_folder.py."""
@@ -131,8 +142,12 @@ class Checkpoints(CheckpointManager):
         if folder.parent == Path(self.folder):
             check_is_checkpoint(folder)
         shapes = {name: tensor.shape for name, tensor in state_dict.items() if isinstance(tensor, torch.Tensor)}
-        load(state_dict, storage_reader=storage_of(folder, shapes))
-        self.states[MODEL].load_state_dict(state_dict)
+        states = _state_dicts(state_dict)
+        load(states, partial(storage_of, folder, shapes), self.group)
+        for name, value in state_dict.items():
+            if isinstance(value, Stateful):
+                value.load_state_dict(states[name])
+        self.states[MODEL].load_state_dict(states)
 
     def _states_to_load(self, model_only: bool) -> dict[str, Any]:
         """Weights alone come without what training keeps beside them: the balancing rule's momentum starts at 0."""
@@ -149,8 +164,8 @@ class Checkpoints(CheckpointManager):
         return RunError(f"cannot go on from {self._create_checkpoint_id(step)}: {_root_cause(error)}; {remedy}")
 
     def _find_load_step(self, folder: str = "") -> int:
-        steps = committed_steps(Path(folder or self.folder))
-        return steps[-1] if steps else -1
+        """torchtitan asks where `_load` has found none."""
+        return -1
 
     def _purge_stale_checkpoints(self) -> None:
         if not self._should_purge():
@@ -160,19 +175,18 @@ class Checkpoints(CheckpointManager):
             self.purge_queue.put(self._create_checkpoint_id(step))
 
 
-def _agree(error: Exception | None) -> None:
-    """Raises on every rank what went wrong on rank 0."""
-    errors: list[Exception | None] = [error]
-    dist.broadcast_object_list(errors, src=0)
-    if errors[0] is not None:
-        raise errors[0]
+def _state_dicts(states: dict[str, Any]) -> dict[str, Any]:
+    """Tensors as they are, optimizers, schedule and data by their state."""
+    return {name: value.state_dict() if isinstance(value, Stateful) else value for name, value in states.items()}
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed while it saved
+    folder.mkdir(parents=True)
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost reason, also out of DCP's collection of every rank's failure."""
-    failures = getattr(error, "failures", None)
-    if failures:
-        return _root_cause(next(iter(failures.values()))[0])
+    """The innermost reason."""
     if error.__cause__ is not None:
         return _root_cause(error.__cause__)
     return f"{type(error).__name__}: {error}"

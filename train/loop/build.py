@@ -111,6 +111,7 @@ def _checkpoints(run: Run, prepared: Prepared) -> Checkpoints.Config:
         milestones=run.timeline.phase_end_steps,
         beside=_beside_weights(run, Path(prepared.tokenizer_dir)),
         last_step=run.last_step,
+        timeout_s=2 * run.watchdog.save_after_s,
     )
 
 

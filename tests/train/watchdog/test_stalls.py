@@ -37,6 +37,20 @@ def rank_1_sleeps() -> None:
     Trainer._fetch = fetch_slowly  # type: ignore[method-assign]
 
 
+def rank_1_saves_slowly() -> None:
+    """A disk that does not answer."""
+    from train.checkpoint.save import Saver
+
+    write_own = Saver.write_own
+
+    def write_slowly(self, states, folder):
+        if os.environ["RANK"] == "1":
+            sleep_in_user_code(FOREVER_S)
+        return write_own(self, states, folder)
+
+    Saver.write_own = write_slowly  # type: ignore[method-assign]
+
+
 class Case(NamedTuple):
     culprit: int
     words: str
@@ -50,6 +64,7 @@ CASES = {
         0, "says nothing any more", kill=Kill(0, step=SLOW_STEP, number=signal.SIGSTOP)
     ),
     "a rank sleeps in user code": Case(1, "has come less far than the others: it is in data", hook=rank_1_sleeps),
+    "a rank does not come to an end of saving": Case(1, "has come less far", hook=rank_1_saves_slowly),
 }
 
 
@@ -58,6 +73,7 @@ def stalled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     case = CASES[request.param]
     folder = tmp_path_factory.mktemp("stalled")
     command = [*small_settings(folder), *mesh(shards=2, expert_ranks=2), "watchdog.stall_after_s=3"]
+    command += ["watchdog.save_after_s=3"]
     result = run(command, run_dir=folder / "run", num_ranks=2, kill=case.kill, hook=case.hook)
     return case, result, folder / "run"
 

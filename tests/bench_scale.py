@@ -1,0 +1,185 @@
+"""What a rank, and rank 0 for all, has to do for a run of Trinity Large on 128, 512 and 2,048 ranks.
+
+    python -m tests.bench_scale [--ranks 128,512,2048]
+
+The state is the real one of rank 0: the engine's own sharding on pretended ranks, on the meta device. What the other
+ranks would send is that of rank 0 with other offsets. Seconds are those of the processor, one thread. Each number of
+ranks is counted in a process of its own, whose memory is that of rank 0 with all that it holds for the others.
+
+Ends with status 1 where rank 0 takes more than 10 s or 2 GiB to save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import _compute_local_shape_and_global_offset
+
+from tests.measured import run_measured, status_bytes
+from train.checkpoint.copies import copied_dims, own_names, owners
+from train.checkpoint.save import Written
+from train.checkpoint.storage import CheckpointStorage
+
+SHARDS = 128
+MAX_SECONDS, MAX_BYTES = 10.0, 2 * 2**30
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench_scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ranks", default="128,512,2048", help="default: 128,512,2048")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.one:
+        gc.disable()  # as torchtitan's trainer does
+        print(json.dumps(save_figures(args.one)))
+        return 0
+    columns = {}
+    for ranks in map(int, args.ranks.split(",")):
+        taken = run_measured("tests.bench_scale", "--one", str(ranks))
+        if taken.exit_code:
+            sys.exit(taken.output)
+        columns[ranks] = json.loads(taken.output.splitlines()[-1])
+    print(f"{'ranks':<48}" + "".join(f"{ranks:>12,}" for ranks in columns))
+    for name in next(iter(columns.values())):
+        print(f"{name:<48}" + "".join(f"{_text(name, column[name]):>12}" for column in columns.values()))
+    last = columns[max(columns)]
+    return int(last["rank 0: directory, s"] > MAX_SECONDS or last["rank 0: grown by, bytes"] > MAX_BYTES)
+
+
+def _text(name: str, value: float) -> str:
+    if name.endswith("bytes"):
+        return f"{value / 2**20:,.1f} MiB"
+    return f"{value:.2f} s" if name.endswith(", s") else f"{value:,}"
+
+
+def save_figures(num_ranks: int) -> dict[str, float]:
+    """Figure -> its value, in the order in which they are shown."""
+    from train.blueprint.sharded import pretended_ranks
+    from train.checkpoint.save import Saver, write_directory
+
+    figures: dict[str, float] = {}
+    with pretended_ranks(num_ranks), TemporaryDirectory() as folder:
+        states = state_of_trinity_large(num_ranks)
+        saver, planner = Saver(), DefaultSavePlanner()
+        planner.set_up_planner(states)
+        figures["a rank: values in its state"] = len(planner.state_dict)
+        plan, figures["a rank: plan of the first save, s"] = timed(lambda: saver.plan(planner.state_dict))
+        _, figures["a rank: plan of the next, s"] = timed(lambda: saver.plan(planner.state_dict))
+        figures["a rank: shards that it writes"] = sum(item.tensor_data is not None for item in plan.items)
+        sent = [pickle.dumps(written) for written in written_by_others(planner.state_dict, num_ranks)]
+        figures["a rank: what it sends to rank 0, bytes"] = len(sent[-1])
+        own = written_by_rank_0(plan)
+        before = status_bytes("VmRSS")
+        received, figures["rank 0: what it gets, unpickled, s"] = timed(lambda: [own, *map(pickle.loads, sent)])
+        _, figures["rank 0: directory, s"] = timed(lambda: write_directory(states, Path(folder), received))
+        figures["rank 0: grown by, bytes"] = status_bytes("VmHWM") - before
+        figures["rank 0: directory, bytes"] = (Path(folder) / ".metadata").stat().st_size
+        figures |= load_figures(planner.state_dict, Path(folder))
+    return figures
+
+
+def load_figures(values: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Of a start that goes on from the checkpoint."""
+    figures: dict[str, float] = {}
+    metadata, figures["rank 0: directory read, s"] = timed(CheckpointStorage(folder).read_metadata)
+    sent = pickle.dumps(metadata)
+    metadata, figures["a rank: directory from rank 0, unpickled, s"] = timed(lambda: pickle.loads(sent))
+    planner = DefaultLoadPlanner()
+    planner.set_up_planner(values, metadata)
+    plan, figures["a rank: plan to read, s"] = timed(planner.create_local_plan)
+    names, figures["a rank: what of it is its own, s"] = timed(lambda: own_names(values))
+    own = [item for item in plan.items if item.dest_index.fqn in names]
+    figures["a rank: shards that it holds"] = len(plan.items)
+    figures["a rank: shards that it reads"] = len(own)
+    return figures
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.process_time()
+    return function(), time.process_time() - started
+
+
+def state_of_trinity_large(num_ranks: int) -> dict[str, Any]:
+    """What rank 0 saves, on the meta device: weights and every optimizer's state."""
+    from torchtitan.components.optimizer.utils import get_flat_optim_state_dict
+
+    from data_pipelines.settings.compose import compose
+    from train.blueprint.sharded import blueprint
+    from train.config.check import check
+    from train.optim.groups import optimizers_config
+
+    replicas = f"parallelism.data_parallel_replicate_degree={num_ranks // SHARDS}"
+    run = check(compose(["experiment=trinity_large", "run.name=x", "model.attention=sdpa", replicas]))
+    model = blueprint(run.model, training=run.training, parallelism=run.parallelism)
+    states: dict[str, Any] = {}
+    for optimizer in optimizers_config(run.optimizer).build(model_parts=[model]).optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter] = moments(type(optimizer).__name__, parameter)
+        states |= get_flat_optim_state_dict(optimizer)
+    others = {"dataloader": {"next_window": 1}, "lr_scheduler": {"last_epoch": 1}, "train_state": {"step": 1}}
+    return {"optimizer": states, **others, **model.state_dict()}
+
+
+def moments(optimizer: str, parameter: Tensor) -> dict[str, Tensor]:
+    if optimizer == "Muon":
+        return {"momentum_buffer": torch.zeros_like(parameter)}
+    return {
+        "step": torch.tensor(0.0),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+
+
+def written_by_rank_0(plan: SavePlan) -> Written:
+    sizes = [tuple(item.tensor_data.chunk.sizes) if item.tensor_data else () for item in plan.items]
+    return Written([written(item.index, rank=0) for item in plan.items], sizes)
+
+
+def written_by_others(values: Mapping[str, Any], num_ranks: int) -> Iterator[Written]:
+    """In the order of ranks: replica by replica, shard by shard."""
+    found = owners(values)
+    shards = {name: shards_of(values[name]) for name in found}
+    for rank in range(1, num_ranks):
+        replica, shard = divmod(rank, SHARDS)
+        own = [(name, *shards[name][shard]) for name, owner in found.items() if owner == replica]
+        own = [(name, sizes, offset) for name, sizes, offset in own if 0 not in sizes]
+        results = [written(MetadataIndex(name, torch.Size(offset)), rank=rank) for name, _, offset in own]
+        yield Written(results, [sizes for _, sizes, _ in own])
+
+
+def shards_of(tensor: DTensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(sizes, offset) of each shard of a tensor, in the order of the ranks that hold them."""
+    copied = copied_dims(tensor)
+    mesh = [1 if dim in copied else size for dim, size in enumerate(tensor.device_mesh.shape)]
+    place = partial(_compute_local_shape_and_global_offset, tensor.shape, mesh, placements=tensor.placements)
+    return [place(my_coordinate=list(coordinate)) for coordinate in product(*map(range, mesh))]
+
+
+def written(index: MetadataIndex, *, rank: int) -> WriteResult:
+    return WriteResult(index, 2**20, _StorageInfo(f"__{rank}_0.distcp", 2**33, 2**20))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
