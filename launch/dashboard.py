@@ -121,7 +121,8 @@ def optimizer_names(optimizer: dict[str, Any]) -> list[str]:
 
 def source_names(data: dict[str, Any]) -> list[str]:
     """Of the `data` section: sources that it lists, or that its mix weighs, sorted."""
-    weighed = [source for weights in (data.get("mix") or {}).values() for source in weights]
+    mix = data.get("mix")
+    weighed = [source for weights in mix.values() for source in weights] if isinstance(mix, dict) else []
     return sorted({*(data.get("sources") or {}), *weighed})
 
 

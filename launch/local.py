@@ -3,7 +3,7 @@
     ./launch/local.sh                                                the smoke experiment, on four ranks
     ./launch/local.sh run.stop_after_step=20                         only its first 20 steps
     ./launch/local.sh run.name=calm balance=sign balance.speed=1e-3  with other settings, in runs/calm
-    ./launch/local.sh run.name=web data=files data.sources.web.glob='texts/**/*.txt' data.mix=null
+    ./launch/local.sh run.name=web data=files data.sources.web.glob='texts/**/*.txt'
                                                                      your own text
     ./launch/local.sh -m run.name=rates optimizer.muon.lr=1e-2,2e-2  two runs, rates-lr-0.01 and rates-lr-0.02
     ./launch/local.sh --config-dir ~/mine experiment=mine            options of your own: ~/mine/experiment/mine.yaml

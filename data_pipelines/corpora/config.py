@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,8 +23,9 @@ Weights = dict[str, float]
 class DataOptions(ABC):
     """What every kind of data has."""
 
-    mix: dict[str, Weights] | None = None
-    """Phase name -> weights of the sources; null draws each source in proportion to its size."""
+    mix: dict[str, Weights] | Literal["proportional"] | None = None
+    """Phase name -> weights of the sources, or `proportional`: each by its size, in every phase. null, which is that
+    too, is for one phase or one source: a curriculum whose weights were forgotten would be none."""
     max_epochs: Annotated[float, Field(gt=0)] | None = None
     """How often a source may be read over the whole run; null for no limit."""
     intra_document: bool = True

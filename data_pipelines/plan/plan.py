@@ -26,7 +26,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import xxhash
 
@@ -158,7 +158,7 @@ def make_plan(
     phases: Mapping[str, int],
     *,
     sources: Sequence[PlanSource],
-    mix: Mapping[str, Mapping[str, float]] | None,
+    mix: Mapping[str, Mapping[str, float]] | Literal["proportional"] | None,
     seed: int,
     seq_len: int,
     block: int,
@@ -166,12 +166,12 @@ def make_plan(
 ) -> Plan:
     """Split each phase's windows over the sources by largest remainder.
 
-    phases: name -> windows, in order. mix: phase -> source -> weight (any scale); None draws each source in proportion
-    to its size. max_epochs: how often a source may be read over the whole run.
+    phases: name -> windows, in order. mix: phase -> source -> weight (any scale); without, each source has a share in
+    proportion to its size. max_epochs: how often a source may be read over the whole run.
     Raises ValueError for names that do not exist, for weights that are no weights, and where max_epochs runs out.
     """
     sources = sorted(sources, key=lambda source: source.name)
-    if mix is None:
+    if mix is None or mix == "proportional":
         if not any(source.num_windows for source in sources):
             raise ValueError(
                 f"every source is shorter than one window of seq_len={seq_len} tokens; add text, or lower "

@@ -243,7 +243,13 @@ def test_everything_that_is_wrong_with_shards_is_said_at_once(
 
 
 def test_preparing_by_command_says_what_is_where(data: FilesData, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    overrides = ["data=files", f"data.dir={data.dir}", "data.vocab_size=300", "data.held_out=0.1", "data.mix=null"]
+    overrides = [
+        "data=files",
+        f"data.dir={data.dir}",
+        "data.vocab_size=300",
+        "data.held_out=0.1",
+        "data.mix=proportional",
+    ]
     sources = [f"data.sources.{name}.glob='{source.glob}'" for name, source in data.sources.items()]
     assert prepare_command([*overrides, *sources]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -258,7 +264,7 @@ def test_preparing_by_command_says_what_is_where(data: FilesData, tmp_path: Path
 def test_the_data_of_a_sweep_are_prepared_once_all_sections_are_right(
     data: FilesData, capsys: pytest.CaptureFixture[str]
 ):
-    overrides = ["-m", "data=files", f"data.dir={data.dir}", "data.held_out=0.1", "data.mix=null"]
+    overrides = ["-m", "data=files", f"data.dir={data.dir}", "data.held_out=0.1"]
     sources = [f"data.sources.{name}.glob='{source.glob}'" for name, source in data.sources.items()]
     assert prepare_command([*overrides, *sources, "data.vocab_size=300,3"]) == 2
     assert "(with vocab_size=3)" in capsys.readouterr().err
@@ -285,8 +291,13 @@ def test_every_command_names_the_package_that_a_store_needs(
     assert verify([store]) == 2
     assert tokenize(["--input", store, *tokenizer, "--out", str(tmp_path / "out")]) == 2
     assert tokenize(["--input", f"{tmp_path}/*.txt", *tokenizer, "--out", store]) == 2
-    assert prepare_command(["data=files", "data.mix=null", f"data.sources.web.glob={store}"]) == 2
-    shards = ["data=shards", "data.mix=null", f"data.tokenizer={tokenizer_dir}", f"data.sources.web.train={store}"]
+    assert prepare_command(["data=files", f"data.sources.web.glob={store}"]) == 2
+    shards = [
+        "data=shards",
+        "data.mix=proportional",
+        f"data.tokenizer={tokenizer_dir}",
+        f"data.sources.web.train={store}",
+    ]
     assert prepare_command(shards) == 2
     errors = capsys.readouterr().err.splitlines()
     said = [line for line in errors if line.startswith(f"error: {store}: Install adlfs")]

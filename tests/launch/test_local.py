@@ -47,7 +47,7 @@ def test_a_bad_configuration_exits_2_with_all_problems_before_anything_is_made(
 
 
 def test_a_glob_that_matched_nothing_can_be_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = ["experiment=smoke", "data=files", "data.mix=null"]
+    overrides = ["experiment=smoke", "data=files"]
     overrides += [f"run.dir={tmp_path}/run", f"data.dir={tmp_path}/data"]
     assert local.main([*overrides, f"data.sources.web.glob={tmp_path}/*.txxt"]) == 2
     assert "txxt" in capsys.readouterr().err

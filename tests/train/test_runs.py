@@ -360,7 +360,7 @@ def test_another_number_of_ranks_than_the_mesh_is_refused(small, tmp_path):
 
 
 def test_a_glob_that_matches_nothing_is_refused(tmp_path):
-    settings = [*SMALL, *mesh("1 rank"), "data=files", "data.mix=null", f"data.vocab_size={VOCAB_SIZE}"]
+    settings = [*SMALL, *mesh("1 rank"), "data=files", "data.mix=proportional", f"data.vocab_size={VOCAB_SIZE}"]
     settings += [f"data.dir={tmp_path}/data", f"data.sources.mine.glob={tmp_path}/nowhere/*.txt"]
     refused(run(settings, run_dir=tmp_path / "run", num_ranks=1), "no file matches", "nowhere/*.txt")
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.settings.sections import section_types, unknown_sections, validate
-from train.config.full import full_settings, read_stored
+from train.config.full import full_settings, read_stored, with_mix
 from train.config.rules.every import broken_rules
 from train.config.rules.numbers import number_problems
 from train.config.run import Run, Sections
@@ -44,7 +44,7 @@ def load_run(run_dir: str | Path) -> Run:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise ConfigError([f"{run_dir} is no run directory: it has no config.yaml"])
-    settings = read_stored(Path(run_dir))
+    settings = with_mix(read_stored(Path(run_dir)))
     settings["run"] = {**settings.get("run", {}), "dir": str(run_dir)}  # the folder may have been moved
     try:
         return check(for_reading(settings))

@@ -52,6 +52,12 @@ def read_stored(run_dir: Path) -> dict[str, Any]:
     return given | ({"balance": _without_idle(given["balance"])} if "balance" in given else {})
 
 
+def with_mix(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run that has begun, whose `data.mix` says what null means and meant, also with several sources."""
+    data = settings.get("data", {})
+    return settings | {"data": data | {"mix": data.get("mix") or "proportional"}}
+
+
 def _without_idle(balance: dict[str, Any]) -> dict[str, Any]:
     """The `balance` section less what its rule never read: older versions stored SMEBU's settings for every rule."""
     rule = kinds_of(BalanceConfig).get(balance.get("kind", ""))

@@ -28,4 +28,8 @@ def summary(run: Run) -> str:
             f"batch          from step {number:,}: {batch:,} sequences = {batch * seq_len:,} tokens, "
             f"{accumulation} x {rows} a rank"
         )
+    if not run.data.source_names():
+        phases = ", ".join(f"{phase.name}: {{NAME: 1}}" for phase in run.schedule.phases)
+        lines.append("missing        data: no source is named; data.sources.NAME.KEY=... (configs/data), and what each")
+        lines.append(f"               phase takes of them: 'data.mix={{{phases}}}', or data.mix=proportional")
     return "\n".join(lines)

@@ -134,7 +134,9 @@ def phases_of(timeline: Timeline) -> dict[str, dict[str, int]]:
 
 def mixes_of(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Phase -> {"mix/SOURCE": its share, 0..1}; empty where sources are drawn in proportion to their size."""
-    mix: dict[str, dict[str, float]] = (settings.get("data") or {}).get("mix") or {}
+    mix: Any = (settings.get("data") or {}).get("mix")
+    if not isinstance(mix, dict):
+        return {}
     return {
         phase: {f"mix/{source}": weight / sum(weights.values()) for source, weight in weights.items()}
         for phase, weights in mix.items()

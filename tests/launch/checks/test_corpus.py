@@ -65,7 +65,7 @@ def another_plan(world: World) -> None:
 
 def files(world: World, *overrides: str) -> None:
     world.settings = [text for text in world.settings if not text.startswith("data.")]
-    world.set("data=files", "data.mix=null", "data.vocab_size=270", f"data.dir={world.folder}/prepared", *overrides)
+    world.set("data=files", "data.vocab_size=270", f"data.dir={world.folder}/prepared", *overrides)
 
 
 def waiting_ranks(world: World) -> None:

@@ -11,6 +11,8 @@ import pytest
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.settings.compose import compose
 from train.config.check import check
+from train.config.full import with_mix
+from train.config.rundir import changes
 
 MIXED = {
     "general": {"code": 0.50, "prose": 0.35, "stem": 0.15},
@@ -37,7 +39,7 @@ def data(*overrides: str) -> dict[str, Any]:
             ["data.mix.stem={stem: 1}", "data.mix.general={code: 3}"],
             MIXED | {"stem": {"stem": 1}, "general": {"code": 3}},
         ),
-        (["data.mix=null"], None),
+        (["data.mix=proportional"], "proportional"),
         (
             ["data.mix={one: {code: 1}}", "schedule.phases=[{name: one, tokens: 10T}]"],
             {"one": {"code": 1}},
@@ -56,7 +58,7 @@ def test_weights_in_braces_are_all_that_a_phase_has(overrides: list[str], mix: A
         ("{stem: {stem: 1}}", ["data.mix.stem.code=2"], MIXED | {"stem": {"stem": 1, "code": 2}}),
         ("{stem: {stem: 1}}", ["data.mix.stem={prose: 1}"], MIXED | {"stem": {"prose": 1}}),
         ("{general: '${data.mix.stem}'}", [], MIXED | {"general": MIXED["stem"]}),
-        ("null", [], None),
+        ("proportional", [], "proportional"),
     ],
 )
 def test_weights_in_a_file_of_ones_own_are_all_that_a_phase_has(
@@ -84,7 +86,7 @@ def write_experiments(folder: Path, **texts: str) -> None:
 
 @pytest.mark.parametrize("experiment", ["smoke", "balance_study"])
 def test_other_data_does_not_inherit_the_mix_of_an_experiment(experiment: str) -> None:
-    assert data(f"experiment={experiment}", *FILES)["mix"] is None
+    assert data(f"experiment={experiment}", "data=files", "data.sources.web.glob=a")["mix"] is None
 
 
 def test_the_mix_of_own_files_is_what_was_given() -> None:
@@ -98,7 +100,7 @@ def test_a_phase_without_weights_is_named_with_what_to_do() -> None:
         data(*FILES, "data.mix.stem={web: 1, papers: 3}")
     (problem,) = refusal.value.problems
     assert problem.startswith("data.mix.general: missing, every phase needs weights; data.mix.high_quality: missing")
-    assert problem.endswith("or set data.mix=null: sources in proportion to their size")
+    assert problem.endswith("or set data.mix=proportional: sources by their size, in every phase")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,27 @@ def test_the_form_that_is_suggested_works_in_a_shell(given: list[str], completed
     assert settings["mix"] == {phase: completed.get(phase, equal) for phase in MIXED}
 
 
+def test_several_sources_of_several_phases_without_a_mix_are_no_curriculum() -> None:
+    with pytest.raises(ConfigError, match=r"data\.mix: missing, there are 3 phases and 2 sources \(papers, web\)"):
+        data(*FILES, "data.mix=null")
+    assert data(*FILES, "data.mix=proportional")["mix"] == "proportional"
+    assert data(*FILES, "data.mix=null", "schedule.phases=[{name: one, tokens: 10T}]")["mix"] is None
+    assert data("data=files", "data.sources.web.glob=a")["mix"] is None
+
+
+def test_a_run_that_began_before_the_word_was_there_is_the_same_run() -> None:
+    """null meant that."""
+    before, now = ({"data": {"mix": mix}} for mix in (None, "proportional"))
+    assert not changes(with_mix(before), with_mix(now))
+    weighed = {"data": {"mix": {"one": {"web": 1}}}}
+    assert [path for path, *_ in changes(with_mix(before), with_mix(weighed))] == ["data.mix"]
+
+
 def test_sources_in_braces_are_all_sources() -> None:
     sources = data(*FILES, "data.sources={mine: {glob: 'mine/*.txt'}}")["sources"]
     assert sources == {"mine": {"glob": "mine/*.txt", "text_key": "text"}}
 
 
 def test_phases_are_those_that_were_given() -> None:
-    run = check(compose(["experiment=smoke", "data.mix=null", "schedule.phases=[{name: one, tokens: 10T}]"]))
+    run = check(compose(["experiment=smoke", "data.mix=proportional", "schedule.phases=[{name: one, tokens: 10T}]"]))
     assert [phase.name for phase in run.schedule.phases] == ["one"]

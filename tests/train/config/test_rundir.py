@@ -102,7 +102,7 @@ def test_a_checkpoint_binds_without_rows_too(run_dir: Path) -> None:
         ({"training__seq_len": 512}, "training.seq_len", "256", "512"),
         ({"debug__seed": 1}, "debug.seed", "0", "1"),  # though debug.* is free
         ({"data__mix": {"general": {"code": 0.9}}}, "data.mix.general.code", "0.5", "0.9"),
-        ({"data__mix": None}, "data.mix", "{'general'", "None"),
+        ({"data__mix": None}, "data.mix", "{'general'", "'proportional'"),
         ({"debug__moe_force_load_balance": True}, "debug.moe_force_load_balance", "False", "True"),
         ({"validation__windows": 8}, "validation.windows", "32", "8"),  # its losses could not be compared
         ({"training__max_norm": 2.0}, "training.max_norm", "1.0", "2.0"),

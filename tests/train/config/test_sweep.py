@@ -43,7 +43,7 @@ def test_a_run_is_named_after_what_is_special_to_it() -> None:
     ],
 )
 def test_any_value_gives_a_name_of_its_own(values: str, ends: list[str]) -> None:
-    data = ["data=files", "data.mix=null", "data.sources.w.glob=x"]
+    data = ["data=files", "data.sources.w.glob=x"]
     assert names(*data, f"data.tokenizer={values}") == [f"smoke-tokenizer-{end}" for end in ends]
 
 

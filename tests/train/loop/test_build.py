@@ -31,7 +31,12 @@ def texts(tmp_path: Path) -> Path:
 
 def start(texts: Path, *overrides: str) -> Run:
     """A start up to the end of its first step, without the engine."""
-    data = ["data=files", f"data.sources.web.glob={texts}/*.txt", f"data.dir={texts.parent}/data", "data.mix=null"]
+    data = [
+        "data=files",
+        f"data.sources.web.glob={texts}/*.txt",
+        f"data.dir={texts.parent}/data",
+        "data.mix=proportional",
+    ]
     sizes = ["training.seq_len=32", "schedule.token_scale=1e-10", f"data.vocab_size={VOCAB_SIZE}", "data.held_out=0.1"]
     places = [f"run.dir={texts.parent}/run", "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 4}]"]
     run = check(compose(["experiment=smoke", *MODEL, *data, *sizes, *places, *overrides]))

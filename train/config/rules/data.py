@@ -34,16 +34,23 @@ def vocabulary_fits_the_model(data: AnyData, model: ModelConfig) -> str | None:
 
 
 def mix_names_phases_and_sources(data: AnyData, schedule: ScheduleConfig) -> str | None:
-    if data.mix is None:
+    """Several phases differ by what they are made of: that each source has its own share in all of them is said."""
+    if data.mix == "proportional":
         return None
     phases, sources = [phase.name for phase in schedule.phases], data.source_names()
-    problems = mix_problems(data.mix, phases, sources)
+    if data.mix is None and (len(phases) == 1 or len(sources) < 2):
+        return None
+    problems = (
+        mix_problems(data.mix, phases, sources)
+        if data.mix
+        else [f"data.mix: missing, there are {len(phases)} phases and {len(sources)} sources ({', '.join(sources)})"]
+    )
     if not problems:
         return None
-    example = shlex.quote(f"data.mix={_completed(data.mix, phases, sources)}")
+    example = shlex.quote(f"data.mix={_completed(data.mix or {}, phases, sources)}")
     return (
-        f"{'; '.join(problems)}; give every phase weights of its sources, {example}, or set data.mix=null: sources in "
-        "proportion to their size"
+        f"{'; '.join(problems)}; give every phase weights of its sources, {example}, or set data.mix=proportional: "
+        "sources by their size, in every phase"
     )
 
 
