@@ -45,10 +45,8 @@ SCRIPTS = {
         "cluster.interface=ib0",
     ],
     "trinity_nano": [
-        "experiment=trinity_nano",
+        "experiment=trinity_nano_1node",
         "cluster=h100_1node",
-        "parallelism.data_parallel_replicate_degree=1",
-        "parallelism.data_parallel_shard_degree=8",
     ],
     "trinity_nano_pyxis": ["experiment=trinity_nano", "cluster=h100_pyxis"],
     "trinity_nano_apptainer": [

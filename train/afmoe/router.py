@@ -37,7 +37,11 @@ class Routing(NamedTuple):
 
 
 class Gate(Linear):
-    """The router's logits. float32 whatever the training dtype: bf16 scores tie, and ties pick experts by index."""
+    """The router's logits. float32 whatever the training dtype: bf16 scores tie, and ties pick experts by index.
+
+    Where training.mixed_precision_param is bfloat16, FSDP rounds the weight to it before: the product and what comes
+    after are exact for the rounded weight. transformers and the published code multiply in bfloat16 too.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(Linear.Config):

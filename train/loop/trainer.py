@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torchtitan import trainer as titan
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.distributed import utils as dist_utils
@@ -173,10 +174,11 @@ class Trainer(titan.Trainer):
         self.watch.prepare(step.number)
         labelled_M = torch.stack([(labels != IGNORE_INDEX).sum() for _, labels in microbatches])
         global_tokens = dist_utils.dist_sum_tensor(labelled_M.sum(), self.batch_mesh)
-        sums: list[Any] = [
-            self.forward_backward_step(input_dict=inputs, labels=labels, global_valid_tokens=global_tokens)
-            for inputs, labels in microbatches
-        ]
+        sums: list[Any] = []
+        for number, (inputs, labels) in enumerate(microbatches, 1):
+            if isinstance(self.model, FSDPModule):  # what replicas have summed up is exchanged once a step
+                self.model.set_requires_all_reduce(number == len(microbatches))
+            sums.append(self.forward_backward_step(input_dict=inputs, labels=labels, global_valid_tokens=global_tokens))
         return stack(sums, labelled_M)
 
     def _forward_backward_body(  # type: ignore[override]  # torchtitan's returns the loss, and its step hands it on

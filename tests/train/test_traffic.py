@@ -1,0 +1,86 @@
+"""What a step sends, counted on two replicas of two shards: replicas exchange their gradients once, however many
+microbatches a step has."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.runs import Result, run
+from tests.train.small import mesh, small_settings
+
+STEPS = 2
+COLLECTIVES = ("all_reduce", "reduce_scatter_tensor")
+
+
+def count_traffic(file: Path) -> None:
+    """Rank 0 leaves (calls, bytes that go in) of FSDP's collectives in the last step."""
+    import torch.distributed as dist
+
+    from train.loop.trainer import Trainer
+
+    calls, sizes = Counter[str](), Counter[str]()
+
+    def counted(name: str) -> Any:
+        collective = getattr(dist, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if "_fully_shard" in sys._getframe(1).f_code.co_filename:
+                tensor = kwargs["input"] if "input" in kwargs else args[0]
+                calls[name] += 1
+                sizes[name] += tensor.numel() * tensor.element_size()
+            return collective(*args, **kwargs)
+
+        return call
+
+    for name in COLLECTIVES:
+        setattr(dist, name, counted(name))
+    train_step = Trainer.train_step
+
+    def step(self: Trainer, data_iterator: Any) -> None:
+        calls.clear()
+        sizes.clear()
+        train_step(self, data_iterator)
+        if os.environ["RANK"] == "0":
+            file.write_text(json.dumps({name: (calls[name], sizes[name]) for name in COLLECTIVES}))
+
+    Trainer.train_step = step  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[int]]]:
+    """Microbatches of a step -> collective -> its calls and bytes."""
+    folder = tmp_path_factory.mktemp("traffic")
+    settings = [*small_settings(folder), *mesh(replicas=2, shards=2, expert_ranks=2), f"run.stop_after_step={STEPS}"]
+    settings += ["schedule.batch=[{from_tokens: 0, sequences: 12}]", "checkpoint.enable=false"]
+    found = {}
+    for microbatches in (1, 3):
+        file = folder / f"{microbatches}.json"
+        result: Result = run(
+            [*settings, f"training.local_batch_size={3 // microbatches}"],
+            run_dir=folder / f"run-{microbatches}",
+            num_ranks=4,
+            hook=partial(count_traffic, file),
+        )
+        assert result.exit_codes == [0] * 4, result.output
+        found[microbatches] = json.loads(file.read_text())
+    return found
+
+
+def test_replicas_exchange_gradients_once_a_step(counts: dict[int, dict[str, list[int]]]) -> None:
+    calls, size = counts[1]["all_reduce"]
+    assert calls > 4  # one for each part that FSDP wraps
+    assert counts[3]["all_reduce"] == [calls, size]
+
+
+def test_shards_do_so_with_every_microbatch(counts: dict[int, dict[str, list[int]]]) -> None:
+    """Gradients do not stay whole in between: that would cost the memory that shards save."""
+    calls, size = counts[1]["reduce_scatter_tensor"]
+    assert counts[3]["reduce_scatter_tensor"] == [3 * calls, 3 * size]
