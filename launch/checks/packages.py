@@ -17,6 +17,8 @@ from launch.checks import environment
 from launch.checks.base import Finding, Subject, ask, count_gpus, fail, last_line, ok, warning
 
 PROJECT = CONFIGS.parent / "pyproject.toml"
+FIRST_FOR_GPUS = (2, 14)
+"""torch, with torchtitan 0.3.0; see train/config/rules/machine.py."""
 PIP = "python -m pip install -c launch/constraints.txt -e ."
 
 
@@ -135,8 +137,14 @@ def _against_each_other(here: dict[str, Any], there: dict[str, Any], venv: str) 
 def _cuda(subject: Subject, found: dict[str, Any], place: str) -> Iterator[Finding]:
     """A CPU build on a node with GPUs would train on its CPUs, or not at all."""
     asks_for_gpus = subject.cluster is not None and subject.cluster.gpus_per_node
-    if found["cuda"] is None and found["packages"]["torch"]:
-        what = f"{place}: torch {found['packages']['torch']} is a build without CUDA"
+    torch = found["packages"]["torch"]
+    if torch and asks_for_gpus and found["cuda"] and _numbers(torch) < FIRST_FOR_GPUS:
+        yield fail(
+            f"{place}: torch {torch} has no torch.distributed.set_timeout, which torchtitan calls on GPUs",
+            "install a later one: pip install torch==2.15.0",
+        )
+    if found["cuda"] is None and torch:
+        what = f"{place}: torch {torch} is a build without CUDA"
         if asks_for_gpus:
             yield fail(
                 f"{what}, cluster.gpus_per_node={asks_for_gpus}", "install a CUDA build: pip install torch==2.15.0"

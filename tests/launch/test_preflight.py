@@ -60,19 +60,34 @@ def test_no_shipped_experiment_fails_for_a_reason_of_its_own(world: World, exper
     """Recipes on shards, as they are, name no data: that is theirs to say and the user's to give."""
     world.settings = [f"experiment={experiment}", "metrics.wandb=offline"]
     without_data = {"corpus: data.sources is empty: no tokens to train on", "corpus: data.tokenizer is empty"}
-    assert set(bad(world.findings(), "fail")) in (set(), without_data)
+    of_this_machine = ("cluster: weights, gradients and states are", "storage: ")  # memory and disk
+    found = {text for text in bad(world.findings(), "fail") if not text.startswith(of_this_machine)}
+    assert found in (set(), without_data)
 
 
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.startswith("trinity")])
-def test_no_recipe_fails_on_its_cluster_with_data(world: World, experiment: str) -> None:  # noqa: F811
+@pytest.mark.parametrize(
+    ("experiment", "cluster", "mesh", "replicas"),
+    [
+        ("trinity_large", "h100_256nodes", "hsdp_ep8", 16),
+        ("trinity_mini", "h100_256nodes", "hsdp_ep8", 4),
+        ("trinity_nano", "h100_256nodes", "hsdp_ep8", 4),
+        ("trinity_nano_1node", "h100_1node", "fsdp_8_ep8", 1),
+    ],
+)
+def test_no_recipe_fails_on_its_cluster_with_data(
+    world: World,  # noqa: F811
+    experiment: str,
+    cluster: str,
+    mesh: str,
+    replicas: int,
+) -> None:
     data = [text for text in world.settings if text.startswith("data")]
     world.settings = [f"experiment={experiment}", "metrics.wandb=offline", *data]
-    with_cuda = environment.environment(test_packages.NAMES) | {"cuda": "13.0"}
+    with_cuda = test_packages.here(torch="2.15.0") | {"cuda": "13.0"}
     world.patch.setattr(environment, "environment", lambda names: with_cuda)
     usage = storage.shutil.disk_usage
     world.patch.setattr(storage.shutil, "disk_usage", lambda path: usage(path)._replace(free=10**15))
-    world.on_cluster("cluster.scratch=null", "cluster.nodes=null", mesh="hsdp_ep8", cluster="h100_256nodes")
-    replicas = 16 if experiment == "trinity_large" else 4
+    world.on_cluster("cluster.scratch=null", "cluster.nodes=null", mesh=mesh, cluster=cluster)
     world.set(f"parallelism.data_parallel_replicate_degree={replicas}")
     assert bad(world.findings(), "fail") == []
 

@@ -100,7 +100,13 @@ def shards(prepared: Prepared) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def small(prepared: Prepared, shards: dict[str, dict[str, str]]) -> list[str]:
     """The smoke experiment in some seconds."""
-    return [*SMALL, "data=shards", f"data.tokenizer={prepared.tokenizer_dir}", *as_overrides(shards)]
+    return [
+        *SMALL,
+        "data=shards",
+        "data.mix=proportional",
+        f"data.tokenizer={prepared.tokenizer_dir}",
+        *as_overrides(shards),
+    ]
 
 
 @pytest.fixture(scope="module")

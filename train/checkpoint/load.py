@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadIte
 from torch.distributed.tensor import DTensor
 
 from train.checkpoint.copies import copied_dims, own_names, owners
-from train.checkpoint.together import from_rank_0, on_all_ranks
+from train.engine.together import from_rank_0, on_all_ranks
 
 
 def load(states: dict[str, Any], make_reader: Callable[[], FileSystemReader], group: dist.ProcessGroup | None) -> None:

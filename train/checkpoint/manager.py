@@ -38,7 +38,7 @@ from train.checkpoint.commits import (
 from train.checkpoint.load import load
 from train.checkpoint.save import Saver, Written, write_directory
 from train.checkpoint.storage import storage_of
-from train.checkpoint.together import from_rank_0, on_all_ranks, to_rank_0
+from train.engine.together import from_rank_0, innermost, on_all_ranks, to_rank_0
 
 
 class Checkpoints(CheckpointManager):
@@ -122,9 +122,11 @@ class Checkpoints(CheckpointManager):
             shutil.rmtree(unfinished, ignore_errors=True)
         steps = committed_steps(Path(self.folder))
         stands = f"{self.folder}/step-{steps[-1]} is complete" if steps else "there is no earlier one"
-        remedy = "Free some space (or mend the file system) and start" if isinstance(error, OSError) else "Start"
+        remedy = (
+            "Free some space (or mend the file system) and start" if isinstance(innermost(error), OSError) else "Start"
+        )
         return RunError(
-            f"cannot save the checkpoint of step {step} to {unfinished.parent}: {_root_cause(error)}; {stands}. "
+            f"cannot save the checkpoint of step {step} to {unfinished.parent}: {_reason(error)}; {stands}. "
             f"{remedy} the same command again."
         )
 
@@ -154,14 +156,14 @@ class Checkpoints(CheckpointManager):
         states = super()._states_to_load(model_only)
         return {name: state for name, state in states.items() if not (model_only and name.endswith(TRAINING_ONLY))}
 
-    def _load_error(self, step: int, error: BaseException) -> RunError:
+    def _load_error(self, step: int, error: Exception) -> RunError:
         if step == -1:
             return RunError(
-                f"cannot start from checkpoint.initial_load_path={self.initial_load_path}: {_root_cause(error)}"
+                f"cannot start from checkpoint.initial_load_path={self.initial_load_path}: {_reason(error)}"
             )
         earlier = [other for other in committed_steps(Path(self.folder)) if other < step]
         remedy = f"delete it to go on from step-{earlier[-1]}" if earlier else "there is no earlier one to go on from"
-        return RunError(f"cannot go on from {self._create_checkpoint_id(step)}: {_root_cause(error)}; {remedy}")
+        return RunError(f"cannot go on from {self._create_checkpoint_id(step)}: {_reason(error)}; {remedy}")
 
     def _find_load_step(self, folder: str = "") -> int:
         """torchtitan asks where `_load` has found none."""
@@ -185,8 +187,6 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _root_cause(error: BaseException) -> str:
-    """The innermost reason."""
-    if error.__cause__ is not None:
-        return _root_cause(error.__cause__)
-    return f"{type(error).__name__}: {error}"
+def _reason(error: BaseException) -> str:
+    reason = innermost(error)
+    return f"{type(reason).__name__}: {reason}"

@@ -63,6 +63,11 @@ FAULTS = {
     "CPU build on GPU nodes": Fault(
         lambda world: nodes_have(world, here() | {"cuda": None}, *GPUS), "fail", "a build without CUDA"
     ),
+    "torch that is too old for GPUs": Fault(
+        lambda world: nodes_have(world, here(torch="2.13.0") | {"cuda": "13.0"}, *GPUS),
+        "fail",
+        r"torch 2\.13\.0 has no torch\.distributed\.set_timeout",
+    ),
     "CPU build beside GPUs": Fault(
         lambda world: world.patch.setattr(packages, "count_gpus", lambda: 8),
         "warning",

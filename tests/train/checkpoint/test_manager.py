@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from train.checkpoint.commits import commit, committed_steps, name_milestones, stale_steps
-from train.checkpoint.manager import _root_cause
+from train.checkpoint.manager import _reason
 
 
 def test_only_committed_checkpoints_count(tmp_path: Path) -> None:
@@ -66,4 +66,4 @@ def test_the_innermost_reason_is_reported() -> None:
     full = OSError(28, "No space left on device")
     wrapped = RuntimeError("write failed")
     wrapped.__cause__ = full
-    assert _root_cause(wrapped) == "OSError: [Errno 28] No space left on device"
+    assert _reason(wrapped) == "OSError: [Errno 28] No space left on device"

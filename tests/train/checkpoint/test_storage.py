@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from train.checkpoint.manager import _root_cause
+from train.checkpoint.manager import _reason
 from train.checkpoint.storage import storage_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # in this process: as intended
@@ -52,7 +52,7 @@ def test_a_damaged_file_is_named(damage: str, pattern: str, folder: Path) -> Non
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
     with pytest.raises((CheckpointException, OSError)) as refusal:
         read(folder)
-    assert f"{file}: cannot be read" in _root_cause(refusal.value)
+    assert f"{file}: cannot be read" in _reason(refusal.value)
 
 
 def test_a_file_that_is_gone_is_named(folder: Path) -> None:
@@ -60,4 +60,4 @@ def test_a_file_that_is_gone_is_named(folder: Path) -> None:
     file.unlink()
     with pytest.raises(CheckpointException) as refusal:
         read(folder)
-    assert str(file) in _root_cause(refusal.value)
+    assert str(file) in _reason(refusal.value)

@@ -271,6 +271,30 @@ def test_a_compiler_that_is_not_there_is_refused_with_those_that_are() -> None:
     assert only_problem_of(*on, "compile.backend=abc").startswith("compile.backend=abc: allowed: aot_eager, ")
 
 
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a torch that torchtitan runs on there."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.distributed.set_timeout", lambda timeout, group: None, raising=False)
+
+
+def test_a_torch_without_timeouts_is_refused_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch)
+    check_smoke()
+    monkeypatch.delattr("torch.distributed.set_timeout")
+    assert "has no torch.distributed.set_timeout, which torchtitan calls on GPUs; install 2.14" in only_problem_of()
+
+
+def test_compiled_experts_are_not_recomputed_by_a_torch_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ("compile.enable=true", "training.mixed_precision_param=bfloat16", "activation_checkpoint.kind=full")
+    monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 13))
+    assert "cannot compile activation checkpointing around experts" in only_problem_of(*wanted)
+    check_smoke(*wanted[:2])
+    check_smoke(*wanted, "compile.components=[loss]")
+    check_smoke(*wanted, "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 24}]")
+    monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 14))
+    check_smoke(*wanted)
+
+
 @pytest.mark.parametrize("backend", ["flex", "varlen"])
 def test_attention_that_needs_a_gpu_is_refused_without_one(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -285,7 +309,7 @@ def test_attention_that_needs_a_gpu_is_refused_without_one(backend: str, monkeyp
 def test_varlen_attention_without_its_package_is_refused(
     generation: str | None, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    pretend_gpu(monkeypatch)
     monkeypatch.setattr("train.config.rules.machine.get_cuda_flash_attention_impl", lambda: generation)
     monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: None if name == package else object())
     problem = only_problem_of("model.attention=varlen", "training.mixed_precision_param=bfloat16")
@@ -300,7 +324,7 @@ def test_the_loss_of_liger_is_refused_without_a_gpu(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_loss_of_liger_is_refused_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    pretend_gpu(monkeypatch)
     monkeypatch.setattr(
         "train.config.rules.machine.find_spec", lambda name: None if name == "liger_kernel" else object()
     )
@@ -311,7 +335,7 @@ def test_the_loss_of_liger_is_refused_without_its_package(monkeypatch: pytest.Mo
 
 
 def test_varlen_attention_computes_in_bfloat16_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    pretend_gpu(monkeypatch)
     monkeypatch.setattr("train.config.rules.machine.get_cuda_flash_attention_impl", lambda: None)
     problem = only_problem_of("model.attention=varlen", "training.mixed_precision_param=float32")
     assert problem.startswith("training.mixed_precision_param=float32: model.attention=varlen would round to bfloat16")

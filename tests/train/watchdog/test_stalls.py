@@ -56,26 +56,34 @@ class Case(NamedTuple):
     words: str
     kill: Kill | None = None
     hook: Hook | None = None
+    limit_s: float = 3
 
 
+LONG = "a rank sleeps, with a limit of 20 s"
 CASES = {
     "a rank is stopped": Case(1, "says nothing any more", kill=Kill(1, step=SLOW_STEP, number=signal.SIGSTOP)),
     "the rank with the store is stopped": Case(
         0, "says nothing any more", kill=Kill(0, step=SLOW_STEP, number=signal.SIGSTOP)
     ),
     "a rank sleeps in user code": Case(1, "has come less far than the others: it is in data", hook=rank_1_sleeps),
+    LONG: Case(1, "has come less far", hook=rank_1_sleeps, limit_s=20),
     "a rank does not come to an end of saving": Case(1, "has come less far", hook=rank_1_saves_slowly),
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.battery] * (name == LONG)) for name in CASES]
+)
 def stalled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Result, Path]:
     case = CASES[request.param]
     folder = tmp_path_factory.mktemp("stalled")
-    command = [*small_settings(folder), *mesh(shards=2, expert_ranks=2), "watchdog.stall_after_s=3"]
-    command += ["watchdog.save_after_s=3"]
+    command = [*small_settings(folder), *mesh(shards=2, expert_ranks=2), *limits(case)]
     result = run(command, run_dir=folder / "run", num_ranks=2, kill=case.kill, hook=case.hook)
     return case, result, folder / "run"
+
+
+def limits(case: Case) -> list[str]:
+    return [f"watchdog.stall_after_s={case.limit_s}", f"watchdog.save_after_s={case.limit_s}"]
 
 
 def test_the_run_ends_and_names_the_culprit(stalled: tuple[Case, Result, Path]) -> None:
@@ -99,7 +107,7 @@ def test_the_stacks_of_all_ranks_are_there(stalled: tuple[Case, Result, Path]) -
 
 def test_a_rank_that_is_only_late_is_named_in_the_row(stalled: tuple[Case, Result, Path]) -> None:
     case, result, _ = stalled
-    if case.hook is not None:
+    if case.hook is rank_1_sleeps:
         late = result.rows[LATE_STEP - 1]
         assert late["slowest_rank"] == 1
         assert 0.5 < late["slowest_excess"] <= 1  # of two ranks: at most twice their mean
@@ -110,4 +118,6 @@ def test_the_stall_is_in_the_record_of_starts(stalled: tuple[Case, Result, Path]
     stall = next(event for event in read_events(run_dir) if event["event"] == "stall")
     assert stall["suspects"] == [os.uname().nodename]
     assert stall["step"] >= SLOW_STEP
+    if case.limit_s == 20:
+        assert 20 <= stall["time"] - (run_dir / "metrics.jsonl").stat().st_mtime <= 30
     assert case.words in stall["reason"]

@@ -7,13 +7,15 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torchtitan.config import CompileConfig, TrainingConfig
+from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
 from torchtitan.tools.profiler import Profiler
 from torchtitan.tools.utils import get_cuda_flash_attention_impl
 
 from train.afmoe.config import ModelConfig
 from train.cluster.config import GPUS_PER_NODE
 from train.loss.config import LossConfig
+
+TORCH = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 def has_cuda(settings: dict[str, Any]) -> bool:
@@ -69,6 +71,16 @@ def compiled_layers_are_bfloat16(compile: CompileConfig, training: TrainingConfi
     return None
 
 
+def torch_sets_timeouts() -> str | None:
+    """On CPUs train/engine/cpu.py does without."""
+    if torch.cuda.is_available() and not hasattr(torch.distributed, "set_timeout"):
+        return (
+            f"torch {torch.__version__}: has no torch.distributed.set_timeout, which torchtitan calls on GPUs; install "
+            "2.14 or later (TORCH=2.15.0 in a new environment)"
+        )
+    return None
+
+
 def liger_needs_cuda(loss: LossConfig, settings: dict[str, Any]) -> str | None:
     if loss.kernel == "liger" and not has_cuda(settings):
         return "loss.kernel=liger: needs a CUDA device, and this machine has none; set torch"
@@ -80,6 +92,21 @@ def liger_is_installed(loss: LossConfig) -> str | None:
         return (
             "loss.kernel=liger: needs liger_kernel, which is not installed; "
             "install it (pip install -c launch/constraints.txt -e '.[liger]') or set torch"
+        )
+    return None
+
+
+def compiled_experts_are_recomputed_from_2_14(
+    compile: CompileConfig, parallelism: ParallelismConfig, activation_checkpoint: object
+) -> str | None:
+    """Before, the compiler takes the mesh that the exchange of tokens saves for a tensor. Tried on CPUs: 2.13.0 fails,
+    2.14.1 trains."""
+    is_compiled = compile.enable and "model" in compile.components
+    recomputes = activation_checkpoint is not None and parallelism.expert_parallel_degree > 1
+    if is_compiled and recomputes and TORCH < (2, 14):
+        return (
+            f"compile.enable: torch {torch.__version__} cannot compile activation checkpointing around experts on several "
+            "ranks; install 2.14 or later, set activation_checkpoint.kind=none, or compile.components=[loss]"
         )
     return None
 
@@ -98,11 +125,13 @@ def snapshots_need_cuda(profiler: Profiler.Config) -> str | None:
 
 
 RULES = (
+    torch_sets_timeouts,
     cuda_graphs_are_off,
     attention_needs_cuda,
     varlen_attention_is_installed,
     varlen_attention_is_bfloat16,
     compiled_layers_are_bfloat16,
+    compiled_experts_are_recomputed_from_2_14,
     compiler_is_there,
     snapshots_need_cuda,
     liger_needs_cuda,

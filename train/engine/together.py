@@ -44,12 +44,20 @@ def _attempt(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return function(), None
     except Exception as error:
-        return None, _sendable(error)
+        return None, _sendable(innermost(error))
 
 
-def _sendable(error: Exception) -> Exception:
+def innermost(error: BaseException) -> BaseException:
+    """The reason of an error's reason: a full disk, say, where torch speaks of a file that has lost its place. Other
+    ranks hear of no more."""
+    reason = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error if reason is None else innermost(reason)
+
+
+def _sendable(error: BaseException) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
+        assert isinstance(error, Exception)
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
