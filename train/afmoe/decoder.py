@@ -17,7 +17,7 @@ from torchtitan.protocols.module import Module
 
 from train.afmoe.attention import GatedAttention, Mask, build_masks
 from train.afmoe.head import Head, Loss
-from train.afmoe.init import initialize_parameters_
+from train.afmoe.init import initialize_parameters_, leave_to_checkpoint_
 from train.afmoe.moe import MoE
 from train.afmoe.sharding import set_sharding
 
@@ -68,6 +68,8 @@ class Afmoe(Decoder):
         """Standard deviation of the weights at step 0."""
         seed: int = 0
         """Seed of the weights; `debug.seed` of the run."""
+        draws_weights: bool = True
+        """Whether `init_states` draws them: no checkpoint has them."""
 
         def update_from_config(self, *, config, **kwargs) -> None:
             Decoder.Config.update_from_config(self, config=config, **kwargs)
@@ -115,7 +117,10 @@ class Afmoe(Decoder):
 
     def init_states(self, *, buffer_device: torch.device | None = None) -> None:
         super().init_states(buffer_device=buffer_device)
-        initialize_parameters_(self, std=self.config.weight_std, seed=self.config.seed)
+        if self.config.draws_weights:
+            initialize_parameters_(self, std=self.config.weight_std, seed=self.config.seed)
+        else:
+            leave_to_checkpoint_(self)
 
 
 def moe_layers(model: torch.nn.Module) -> Iterator[tuple[str, MoE]]:

@@ -32,6 +32,14 @@ def initialize_parameters_(model: nn.Module, *, std: float, seed: int) -> None:
             _fill_trunc_normal_(parameter, name=canonical_fqn(name), std=std, seed=seed)
 
 
+@torch.no_grad()
+def leave_to_checkpoint_(model: nn.Module) -> None:
+    """For weights that are read in a moment: drawing those of Trinity Large takes a rank minutes. What is not read
+    after all stops the first step, as NaN."""
+    for parameter in model.parameters():
+        parameter.fill_(torch.nan)
+
+
 def _fill_trunc_normal_(parameter: Tensor, *, name: str, std: float, seed: int) -> None:
     """Draws the part of the whole parameter that this rank holds, one block at a time."""
     local, offset = _local_part(parameter)

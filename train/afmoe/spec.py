@@ -1,5 +1,7 @@
 """ModelConfig -> torchtitan's config tree and ModelSpec."""
 
+from dataclasses import replace
+
 import torch
 from torchtitan.models.common.attention import QKVLinear
 from torchtitan.models.common.config_utils import make_ffn_config, make_token_dispatcher_config
@@ -24,12 +26,12 @@ SKIP = {"weight": skip_param_init}
 """Modules leave their weights alone: train/afmoe/init.py fills them all, by name."""
 
 
-def model_spec(model: ModelConfig, *, seq_len: int) -> ModelSpec:
-    """What torchtitan's Trainer builds a model from."""
+def model_spec(model: ModelConfig, *, seq_len: int, draws_weights: bool) -> ModelSpec:
+    """What torchtitan's Trainer builds a model from. draws_weights: whether no checkpoint has them."""
     return ModelSpec(
         name="afmoe",
         flavor=model.name,
-        model=afmoe_config(model, seq_len=seq_len),
+        model=replace(afmoe_config(model, seq_len=seq_len), draws_weights=draws_weights),
         parallelize_fn=parallelize,
         pipelining_fn=None,
         post_optimizer_build_fn=None,

@@ -20,7 +20,7 @@ from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.reader import open_held_out
 from train.afmoe.spec import model_spec
-from train.checkpoint.commits import committed_steps
+from train.checkpoint.commits import committed_steps, newest_step
 from train.checkpoint.manager import Checkpoints
 from train.checkpoint.tokenizer import HASH, keep_tokenizer, tokenizer_hash
 from train.config.origin import check_origin, compare_tokenizers, max_positions
@@ -57,7 +57,7 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
         on_first_step=partial(_keep_data, run, plan, prepared, held_out_hashes),
         dump_folder=str(run.run_dir),
         hf_assets_path=prepared.tokenizer_dir,
-        model_spec=model_spec(run.model, seq_len=run.training.seq_len),
+        model_spec=model_spec(run.model, seq_len=run.training.seq_len, draws_weights=not _reads_weights(run)),
         optimizer=optimizers_config(run.optimizer),
         lr_scheduler=TimelineSchedule.Config(timeline=run.timeline),
         loss=CrossEntropyZLoss.Config(section=run.loss),
@@ -77,6 +77,11 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
         debug=run.debug,
         profiler=run.profiler,
     )
+
+
+def _reads_weights(run: Run) -> bool:
+    """Whether the checkpointer will find weights: of this run, or those that it begins at."""
+    return run.checkpoint.enable and bool(newest_step(run.checkpoint_dir) or run.checkpoint.initial_load_path)
 
 
 def _comm(run: Run) -> CommConfig:

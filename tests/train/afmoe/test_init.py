@@ -216,3 +216,11 @@ def test_block_seeds_never_change() -> None:
     assert block_seed(0, "lm_head.weight", 0) == 5_284_969_920_350_695_358
     assert 0 <= block_seed(7, "x", 3) < 2**63
     assert len({block_seed(seed, name, block) for seed in (0, 1) for name in "ab" for block in (0, 1)}) == 8
+
+
+def test_weights_that_a_checkpoint_has_are_not_drawn_and_show_where_it_has_them_not() -> None:
+    config = replace(afmoe_config(tiny_config(), seq_len=SEQ_LEN), draws_weights=False)
+    model = config.build()
+    model.init_states()
+    assert all(parameter.isnan().all() for parameter in model.parameters())
+    assert not any(buffer.isnan().any() for buffer in model.buffers())

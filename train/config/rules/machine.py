@@ -105,8 +105,8 @@ def compiled_experts_are_recomputed_from_2_14(
     recomputes = activation_checkpoint is not None and parallelism.expert_parallel_degree > 1
     if is_compiled and recomputes and TORCH < (2, 14):
         return (
-            f"compile.enable: torch {torch.__version__} cannot compile activation checkpointing around experts on several "
-            "ranks; install 2.14 or later, set activation_checkpoint.kind=none, or compile.components=[loss]"
+            f"compile.enable: torch {torch.__version__} cannot compile activation checkpointing around experts on "
+            "several ranks; install 2.14 or later, set activation_checkpoint.kind=none, or compile.components=[loss]"
         )
     return None
 
