@@ -17,7 +17,7 @@ import json
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.planner import LoadItemType, ReadItem, SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import _compute_local_shape_and_global_offset
@@ -86,9 +86,9 @@ def save_figures(num_ranks: int) -> dict[str, float]:
         figures["a rank: values in its state"] = len(planner.state_dict)
         plan, figures["a rank: plan of the first save, s"] = timed(lambda: saver.plan(planner.state_dict))
         _, figures["a rank: plan of the next, s"] = timed(lambda: saver.plan(planner.state_dict))
-        figures["a rank: shards that it writes"] = sum(item.tensor_data is not None for item in plan.items)
+        figures["rank 0: shards that it writes"] = sum(item.tensor_data is not None for item in plan.items)
         sent = [pickle.dumps(written) for written in written_by_others(planner.state_dict, num_ranks)]
-        figures["a rank: what it sends to rank 0, bytes"] = len(sent[-1])
+        figures["rank 0: what it gets, bytes"] = sum(map(len, sent))
         own = written_by_rank_0(plan)
         before = status_bytes("VmRSS")
         received, figures["rank 0: what it gets, unpickled, s"] = timed(lambda: [own, *map(pickle.loads, sent)])
@@ -108,11 +108,15 @@ def load_figures(values: dict[str, Any], folder: Path) -> dict[str, float]:
     planner = DefaultLoadPlanner()
     planner.set_up_planner(values, metadata)
     plan, figures["a rank: plan to read, s"] = timed(planner.create_local_plan)
-    names, figures["a rank: what of it is its own, s"] = timed(lambda: own_names(values))
+    names, figures["a rank: which of it are its own, s"] = timed(lambda: own_names(values))
     own = [item for item in plan.items if item.dest_index.fqn in names]
-    figures["a rank: shards that it holds"] = len(plan.items)
-    figures["a rank: shards that it reads"] = len(own)
+    figures["rank 0: shards that it holds"] = count_shards(plan.items)
+    figures["rank 0: shards that it reads"] = count_shards(own)
     return figures
+
+
+def count_shards(items: Sequence[ReadItem]) -> int:
+    return sum(item.type == LoadItemType.TENSOR for item in items)
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
