@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchtitan.components.dataloader import BaseDataLoader
 
+from data_pipelines.batches.ahead import ReadAhead
 from data_pipelines.batches.windows import split_window, window_hash
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
@@ -22,6 +23,8 @@ from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.reader import open_held_out, open_train
 from data_pipelines.shards.source import TokenSource
 
+Window = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(input, positions, labels), each int64 [L]"""
 Batch = tuple[dict[str, Tensor], Tensor]
 """({"input": int64 [B, L], "positions": int64 [B, L]}, labels int64 [B, L])"""
 
@@ -57,14 +60,21 @@ class PlanLoader(BaseDataLoader):
         """Windows that each rank gets in the next microbatch; the trainer changes it where the batch ramps up."""
         self._next_window = 0
         self._digest = 0
+        self._ahead = ReadAhead(self._read)
 
     def __iter__(self) -> Iterator[Batch]:
         while (end := self._next_window + self._num_ranks * self.rows) <= self._plan.num_windows:
-            first = self._next_window + self._rank * self.rows
-            windows = [self._read(g) for g in range(first, first + self.rows)]
+            read = self._ahead.get(self._windows(self._next_window), then=self._windows(end))
+            self._digest = (self._digest + sum(digest for digest, _ in read)) % 2**64
             # Counted before it is handed over: a checkpoint taken after this batch must not serve it again.
             self._next_window = end
-            yield stack(windows)
+            yield stack([window for _, window in read])
+
+    def _windows(self, first: int) -> range:
+        """This rank's part of a microbatch that begins with window `first`; empty where the plan ends before."""
+        if first + self._num_ranks * self.rows > self._plan.num_windows:
+            return range(0)
+        return range(first + self._rank * self.rows, first + (self._rank + 1) * self.rows)
 
     @property
     def next_window(self) -> int:
@@ -90,13 +100,13 @@ class PlanLoader(BaseDataLoader):
         digest, self._digest = self._digest, 0
         return digest
 
-    def _read(self, g: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Window g as (input, positions, labels)."""
+    def _read(self, g: int) -> tuple[int, Window]:
+        """(its hash, window g)."""
         place = self._plan.window(g)
         source, seq_len = self._sources[place.source], self._plan.seq_len
         tokens = read_window(source, place.index, seq_len, self._vocab_size)
-        self._digest = (self._digest + window_hash(g, tokens)) % 2**64
-        return split_window(tokens, source.window_edges(place.index, seq_len) if self._intra_document else [])
+        edges = source.window_edges(place.index, seq_len) if self._intra_document else []
+        return window_hash(g, tokens), split_window(tokens, edges)
 
 
 def vocabulary_problems(sources: Mapping[str, TokenSource], vocab_size: int) -> list[str]:
@@ -146,7 +156,7 @@ def held_out_windows(
     return batches
 
 
-def stack(windows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
-    """B windows as (input, positions, labels), each int64 [L] -> one microbatch."""
+def stack(windows: list[Window]) -> Batch:
+    """B windows -> one microbatch."""
     inputs, positions, labels = (torch.from_numpy(np.stack(rows)) for rows in zip(*windows, strict=True))
     return {"input": inputs, "positions": positions}, labels
