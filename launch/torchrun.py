@@ -212,7 +212,9 @@ def run_agent(config: LaunchConfig, overrides: list[str]) -> int:
             elastic_launch(config, entrypoint=sys.executable)("-m", "train", *overrides)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}", file=sys.stderr, flush=True)
+        was_asked = failure.exitcode == REQUEUE_EXIT
+        said = "its ranks have stopped as asked" if was_asked else f"rank {rank} ended first"
+        print(f"torchrun: {said}, with exit code {failure.exitcode}", file=sys.stderr, flush=True)
         return shell_exit_code(failure.exitcode)
     except RendezvousError as error:
         return not_met(config.rdzv_endpoint, error)

@@ -94,9 +94,11 @@ def train_one(overrides: list[str], wish: StopWish) -> int:
         rewind_to_load_step(run)
         announce(f"{run.run_dir}: {resume_note(run)}")
         last_step = partial(newest_step, run.checkpoint_dir)
-        with recorded(run.run_dir, ranks=run.world_size, last_step=last_step, exit_codes=EXIT_CODES) as end:
+        with recorded(run.run_dir, ranks=run.world_size, last_step=last_step, exit_codes=EXIT_CODES, wish=wish) as end:
             if train(run, wish):
                 end.exit_code, end.reason = REQUEUE_EXIT, f"asked to stop by {wish or 'a signal to another rank'}"
+            elif run.last_step < run.timeline.num_steps:
+                end.reason = f"reached run.stop_after_step={run.last_step}"
     if end.exit_code == REQUEUE_EXIT:
         end_together()
     return end.exit_code

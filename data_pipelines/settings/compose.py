@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from data_pipelines.base.command import CONFIGS, aligned
 from data_pipelines.base.errors import ConfigError
@@ -73,6 +73,11 @@ def _hydra() -> Iterator[ConfigLoader]:
             assert hydra is not None
             hydra.config_loader = _Loader(hydra.config_loader.get_search_path())
             yield hydra.config_loader
+    except MissingMandatoryValue as error:
+        there = ", ".join(sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")))
+        raise ConfigError(
+            [f"run.name: missing, and no experiment gives it; say experiment=NAME ({there}) or run.name=NAME"]
+        ) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([_first_line(error)]) from error
 
@@ -106,5 +111,7 @@ def _first_line(error: Exception) -> str:
     """Hydra's message without its hints on how to search, but with what there is to choose from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "Set the env", "See "))]
-    text = "; ".join(kept).replace("\t", "")
-    return text.replace(":;", ":")  # the heading of a list, and its first item
+    headings = [number for number, line in enumerate(kept) if line.startswith("Available options")]
+    split = headings[0] + 1 if headings else len(kept)
+    choices = f" {', '.join(kept[split:])}" if headings else ""
+    return "; ".join(kept[:split]).replace("\t", "") + choices

@@ -73,8 +73,8 @@ def _partitions() -> str:
     try:
         return _ask("sinfo", "--noheader", "--format=%P|%D|%l")
     except ConfigError as error:
-        remedy = "no cluster answers on this machine: submit from a node of one, or print the script: --dry-run"
-        raise ConfigError([*error.problems, remedy]) from error
+        remedy = "submit from a node of one, or print the script: --dry-run"
+        raise ConfigError([f"no cluster answers on this machine ({error.problems[-1]}); {remedy}"]) from error
 
 
 def seconds(time: str) -> float:

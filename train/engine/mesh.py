@@ -26,6 +26,6 @@ def describe_mesh(parallelism: ParallelismConfig) -> str:
     if ranks == 1:
         return "1 rank"
     return (
-        f"{ranks:,} ranks: {replicas} replicas x {ranks // replicas} shards, "
+        f"{ranks:,} ranks: {replicas} replica{'s' if replicas > 1 else ''} x {ranks // replicas} shards, "
         f"experts over {parallelism.expert_parallel_degree}"
     )

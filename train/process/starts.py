@@ -13,10 +13,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from data_pipelines.base.errors import REQUEUE_EXIT
 from data_pipelines.base.rank import is_rank_0, node_name
+
+if TYPE_CHECKING:
+    from train.process.stop import StopWish
 
 FILE_NAME = "starts.jsonl"
 TYPES = {"time": (int, float), "step": int, "exit_code": int, "jobs": list, "suspects": list}
@@ -34,14 +39,19 @@ class End:
 
 @contextmanager
 def recorded(
-    run_dir: Path, *, ranks: int, last_step: Callable[[], int], exit_codes: Mapping[type[Exception], int]
+    run_dir: Path,
+    *,
+    ranks: int,
+    last_step: Callable[[], int],
+    exit_codes: Mapping[type[Exception], int],
+    wish: StopWish,
 ) -> Iterator[End]:
     """Writes a start before the block and its end after it.
 
     last_step: that of the last complete checkpoint, 0 where there is none.
 
-    The block may say how it ended; for errors that is known. exit_codes: of those that the command answers. Other ranks
-    than 0 write nothing.
+    The block may say how it ended; for errors that is known. exit_codes: of those that the command answers. wish: what
+    ends the process at once where there is nothing to save. Other ranks than 0 write nothing.
     """
     if not is_rank_0():
         yield End()
@@ -57,6 +67,11 @@ def recorded(
         step=last_step(),
     )
     end = End()
+
+    def write_end(exit_code: int, reason: str) -> None:
+        append_event(run_dir, "end", step=last_step(), exit_code=exit_code, reason=reason)
+
+    wish.at_end = partial(write_end, REQUEUE_EXIT)
     try:
         yield end
     except BaseException as error:
@@ -64,7 +79,8 @@ def recorded(
         end.reason = f"{type(error).__name__}: {error}"
         raise
     finally:
-        append_event(run_dir, "end", step=last_step(), exit_code=end.exit_code, reason=end.reason)
+        wish.at_end = lambda reason: None
+        write_end(end.exit_code, end.reason)
 
 
 def append_event(run_dir: Path, event: str, **what: Any) -> None:

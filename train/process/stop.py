@@ -15,8 +15,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Thread
 
 from data_pipelines.base.errors import REQUEUE_EXIT
@@ -31,6 +31,8 @@ class StopWish:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self._ends_at_once = True
+        self.at_end: Callable[[str], object] = lambda reason: None
+        """Called with the reason before the process ends at once."""
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
@@ -53,6 +55,8 @@ class StopWish:
     def _end(self) -> None:
         """Without the main thread, which may never come back: no file of a start is half-written under its own name."""
         self._say("nothing to save yet. The same command begins where this one did")
+        with suppress(OSError):
+            self.at_end(f"asked to stop by {self}, with nothing to save yet")
         os._exit(REQUEUE_EXIT)
 
     def _say(self, what: str) -> None:

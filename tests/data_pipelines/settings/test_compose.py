@@ -86,5 +86,5 @@ def test_a_shown_configuration_can_be_read_back() -> None:
 
 
 def test_what_there_is_to_choose_from_reads_as_a_list() -> None:
-    with pytest.raises(ConfigError, match=r"Available options in 'data': files; shards; "):
+    with pytest.raises(ConfigError, match=r"Available options in 'data': files, shards, "):
         compose(["run.name=x", "data=fils"])

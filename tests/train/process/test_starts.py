@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError
+from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, ConfigError
 from train.checkpoint.commits import newest_step
 from train.process.starts import FILE_NAME, append_event, read_events, recorded
+from train.process.stop import StopWish
 
 
 def commit(run_dir: Path, step: int) -> None:
@@ -18,7 +19,7 @@ def commit(run_dir: Path, step: int) -> None:
 
 def start(run_dir: Path):  # type: ignore[no-untyped-def]
     last_step = partial(newest_step, run_dir / "checkpoint")
-    return recorded(run_dir, ranks=4, last_step=last_step, exit_codes={ConfigError: CONFIG_EXIT})
+    return recorded(run_dir, ranks=4, last_step=last_step, exit_codes={ConfigError: CONFIG_EXIT}, wish=StopWish())
 
 
 def test_a_start_and_its_end_say_from_which_step_to_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +63,17 @@ def test_a_line_after_a_torn_one_is_read_and_what_lacks_a_key_is_not(tmp_path: P
     (tmp_path / "starts.jsonl").write_text('{"event": "submit", "jobs": null}\n{"event": "end"}\n{"event": "sta')
     append_event(tmp_path, "submit", jobs=["7"])
     assert [event["jobs"] for event in read_events(tmp_path)] == [["7"]]
+
+
+def test_a_start_that_ends_at_once_has_an_end(tmp_path: Path) -> None:
+    wish = StopWish()
+    with recorded(tmp_path, ranks=1, last_step=lambda: 0, exit_codes={}, wish=wish):
+        wish.at_end("asked to stop by SIGUSR1, with nothing to save yet")
+        *_, end = read_events(tmp_path)
+        assert (end["event"], end["exit_code"], end["reason"]) == (
+            "end",
+            REQUEUE_EXIT,
+            "asked to stop by SIGUSR1, with nothing to save yet",
+        )
+    wish.at_end("too late")
+    assert [event["event"] for event in read_events(tmp_path)] == ["start", "end", "end"]
