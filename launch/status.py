@@ -15,17 +15,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from data_pipelines.base.command import command_parser, run_command
-from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
+from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors, words
 
 if TYPE_CHECKING:  # imports pydantic and yaml, which take time: not before Ctrl-C is a line
     from launch.board.state import Status
 
+T = TypeVar("T")
 RUNS = Path("runs")
 WATCH_S = 5.0
 CLEAR = "\x1b[H\x1b[2J"
@@ -33,13 +35,30 @@ CLEAR = "\x1b[H\x1b[2J"
 
 def statuses(run_dirs: Sequence[Path], *, now: float | None = None) -> list[Status]:
     """Of each run directory, in order."""
-    from launch.board.facts import read_facts
+    from launch.board.facts import Facts, read_facts
     from launch.board.slurm import jobs_of, look_up
     from launch.board.state import status_of
+    from launch.board.table import table
 
-    all_facts = [read_facts(run_dir) for run_dir in run_dirs]
-    jobs = look_up(job for facts in all_facts for job in jobs_of(facts.events))
-    return [status_of(facts, jobs, now=time.time() if now is None else now) for facts in all_facts]
+    def shown(facts: Facts) -> Status:
+        status = status_of(facts, jobs, now=time.time() if now is None else now)
+        table([status])
+        json.dumps(asdict(status), allow_nan=False)
+        return status
+
+    found = [_or_damaged(run_dir, partial(read_facts, run_dir)) for run_dir in run_dirs]
+    jobs = look_up(job for facts in found if isinstance(facts, Facts) for job in jobs_of(facts.events))
+    return [_or_damaged(one.run_dir, partial(shown, one)) if isinstance(one, Facts) else one for one in found]
+
+
+def _or_damaged(run_dir: Path, look: Callable[[], T]) -> T | Status:
+    """Files of one run in which somebody has written what no version of this program would must not hide the others."""
+    from launch.board.state import Status
+
+    try:
+        return look()
+    except Exception as error:
+        return Status(run=run_dir.name, state="damaged", why=f"cannot be shown: {type(error).__name__}: {words(error)}")
 
 
 def chosen(named: Sequence[Path]) -> list[Path]:

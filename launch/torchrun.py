@@ -236,16 +236,16 @@ def wait_for_head(head: str) -> OSError | None:
 
 
 def not_met(head: str, error: Exception) -> int:
-    return fail([f"--head {head}: the nodes did not meet there ({error})"], 1)
+    return fail([f"--head {head}: the nodes did not meet there, or the first one has ended ({error})"], 1)
 
 
 def launch_config(nodes: Nodes, num_ranks: int, run_dir: Path, restart: int) -> LaunchConfig:
-    """What `torchrun --rdzv-backend c10d` sets, with the words of each rank in <run>/logs; those of rank 0 here too."""
+    """What `torchrun --rdzv-backend c10d` sets, with the words of each rank in <run>/logs; of the first here too."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig
 
     is_first = nodes.number == 0
-    quiet = {rank: Std.ALL for rank in range(num_ranks) if rank or not is_first}
+    quiet = {rank: Std.ALL for rank in range(1, num_ranks)}  # rank 0 of all is the first of some node: torch sorts them
     logs = run_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     return LaunchConfig(
@@ -258,7 +258,7 @@ def launch_config(nodes: Nodes, num_ranks: int, run_dir: Path, restart: int) -> 
         rdzv_configs={"is_host": is_first, "join_timeout": JOIN_S},
         local_addr="127.0.0.1" if nodes.count == 1 else None,  # a laptop may have no name service to ask
         max_restarts=0,
-        logs_specs=DefaultLogsSpecs(str(logs), redirects=quiet, tee={0: Std.ALL} if is_first else {}),
+        logs_specs=DefaultLogsSpecs(str(logs), redirects=quiet, tee={0: Std.ALL}),
         log_line_prefix_template="rank ${rank}: ",
         shutdown_timeout=SAVE_S,
     )

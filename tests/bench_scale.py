@@ -41,6 +41,7 @@ from train.checkpoint.storage import CheckpointStorage
 
 SHARDS = 128
 MAX_SECONDS, MAX_BYTES = 10.0, 2 * 2**30
+TO_SAVE = ("a rank: plan of the first save, s", "rank 0: what it gets, unpickled, s", "rank 0: directory, s")
 
 
 def main(arguments: list[str]) -> int:
@@ -64,7 +65,9 @@ def main(arguments: list[str]) -> int:
     for name in next(iter(columns.values())):
         print(f"{name:<48}" + "".join(f"{_text(name, column[name]):>12}" for column in columns.values()))
     last = columns[max(columns)]
-    return int(last["rank 0: directory, s"] > MAX_SECONDS or last["rank 0: grown by, bytes"] > MAX_BYTES)
+    seconds = sum(last[part] for part in TO_SAVE)
+    print(f"rank 0, to save: {seconds:.1f} s of {MAX_SECONDS:.0f} s that are allowed, and {MAX_BYTES / 2**20:,.0f} MiB")
+    return int(seconds > MAX_SECONDS or last["rank 0: grown by, bytes"] > MAX_BYTES)
 
 
 def _text(name: str, value: float) -> str:

@@ -148,7 +148,7 @@ class Manifest:
                 f"{join(uri, FILE_NAME)} is missing: not a folder of shards, or it was not finished"
             ) from err
         except ValidationError as err:
-            raise DataError(f"{join(uri, FILE_NAME)} is no manifest; {REMEDY}\n{err}") from err
+            raise DataError(f"{join(uri, FILE_NAME)} is no manifest ({_first_of(err)}); {REMEDY}") from err
 
     @staticmethod
     def exists(uri: str) -> bool:
@@ -251,3 +251,9 @@ class VerifiedFile:
 def join(uri: str, name: str) -> str:
     """The URI of `name` in the folder `uri`."""
     return f"{uri.rstrip('/')}/{name}"
+
+
+def _first_of(error: ValidationError) -> str:
+    first, *others = error.errors(include_url=False)
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg']}" + (f", and {len(others)} more" if others else "")

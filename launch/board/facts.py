@@ -195,7 +195,7 @@ def _at(settings: Any, *keys: str) -> Any:
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_row = isinstance(row, dict) and all(isinstance(row.get(key), int) for key in ("step", "tokens"))
     return row if is_row else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -276,3 +277,28 @@ def test_it_starts_without_torch_and_without_wandb(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        '{"step": 11, "tokens": 220, "seconds": {}}',
+        '{"step": 11, "tokens": 220, "tokens_per_second": "a"}',
+        json.dumps(row(11, loss="x")),
+        json.dumps(row(11, phase=7)),
+        json.dumps(row(11)).replace("4.0", "NaN"),
+        '"total": 1.2.3, "checkpoint": 5',
+        "[" * 100_000,
+    ],
+)
+def test_one_run_with_odd_rows_does_not_hide_the_others(
+    last: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd, sound = make_run(tmp_path / "odd", 10, events=[start()]), make_run(tmp_path / "sound", 10)
+    with (odd / "metrics.jsonl").open("a") as file:
+        file.write(last + "\n")
+    assert status.main([str(odd), str(sound)]) == 0
+    assert re.search(r"^sound +stopped +10/40", capsys.readouterr().out, re.MULTILINE)
+    assert status.main([str(odd), str(sound), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [one["run"] for one in found] == ["odd", "sound"]

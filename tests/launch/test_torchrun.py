@@ -154,9 +154,9 @@ def test_a_head_that_does_not_listen_is_waited_for_and_then_named(
         assert wait_for_head(head) is None
     monkeypatch.setattr(torchrun, "JOIN_S", 1.0)
     assert launch(Nodes(count=2, number=1, head=head), 1, tmp_path, [], max_restarts=0) == 1
-    assert (
-        f"error: --head {head}: the nodes did not meet there ([Errno 111] Connection refused)" in capfd.readouterr().err
-    )
+    said = capfd.readouterr().err
+    assert f"error: --head {head}: the nodes did not meet there, or the first one has ended" in said
+    assert "Connection refused" in said
 
 
 def test_a_head_that_listens_late_is_met() -> None:

@@ -103,3 +103,23 @@ def test_each_shard_is_read_once_and_what_is_no_shard_by_rank_0(resumed: Resumed
 def test_the_ranks_of_both_replicas_write(resumed: Resumed) -> None:
     sizes = {file.name: file.stat().st_size for file in (resumed.run_dir / f"checkpoint/step-{STEPS}").glob("*.distcp")}
     assert sorted(sizes) == [f"__{rank}_0.distcp" for rank in range(4)]
+
+
+def start_node_2_with_another_seed() -> None:
+    """A slip of the hand, where each node has a command of its own."""
+    import sys
+
+    import train.config.start as start
+
+    checked_run = start.checked_run
+    if os.environ["RANK"] in ("2", "3"):
+        start.checked_run = lambda overrides: checked_run([*overrides, "debug.seed=5"])  # type: ignore[assignment]
+    sys.modules.pop("train.__main__", None)
+
+
+def test_ranks_that_were_started_for_another_run_are_refused_by_name(tmp_path: Path) -> None:
+    settings = [*small_settings(tmp_path), *mesh(replicas=2, shards=2, expert_ranks=2)]
+    result = run(settings, run_dir=tmp_path / "run", num_ranks=4, hook=start_node_2_with_another_seed)
+    assert result.exit_codes == [2] * 4, result.output
+    assert "debug.seed: rank 0 was started with 0, another with 5; give the same command" in result.output
+    assert not result.rows

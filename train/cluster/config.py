@@ -19,8 +19,12 @@ _FOLDER = re.compile(r"(/|\$[A-Za-z_]\w*)[\w./$+-]*")
 """A folder of the node: absolute, or below a variable that the job has there, such as $SLURM_TMPDIR."""
 GPUS_PER_NODE = 8
 """Of an HGX or DGX node, from A100 to B300."""
-OURS = ("output", "error", "open-mode", "signal", "requeue", "no-requeue", "array", "dependency", "comment", "wrap")
-"""Options of sbatch that a run needs to find its log, to be signalled and to be requeued: not for sites to set."""
+OURS = (
+    *("nodes", "ntasks-per-node", "time", "job-name", "output", "error", "open-mode"),
+    *("signal", "requeue", "no-requeue", "array", "dependency", "comment", "wrap"),
+)
+"""Options of sbatch that are settings of their own, or that a run needs to find its log, to be signalled and to be
+requeued."""
 
 
 @dataclass(kw_only=True, slots=True)

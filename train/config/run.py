@@ -42,6 +42,8 @@ class RunConfig:
                 raise ValueError(
                     f"{setting} must not begin with ~ (the shell left it as it is), got {text!r}; write $HOME"
                 )
+        if "://" in self.dir:
+            raise ValueError(f"dir must be a folder of a file system, got {self.dir!r}; object stores hold data only")
         is_folder_name = "/" not in self.name and self.name not in (".", "..")
         if not is_folder_name or not self.name.isprintable() or self.name != self.name.strip():
             raise ValueError(f"name must do as the name of a folder, got {self.name!r}; run.dir may lie anywhere")

@@ -146,6 +146,17 @@ def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> Non
         raise ConfigError(problems)
 
 
+def check_same_start(first: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raises ConfigError where this rank was started with other settings than rank 0: by hand, on several nodes."""
+    if differing := changes(first, own):
+        raise ConfigError(
+            [
+                f"{path}: rank 0 was started with {old!r}, another with {new!r}; give the same command on every node"
+                for path, old, new in differing
+            ]
+        )
+
+
 def changes(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(path, old, new) of every leaf that differs; a key that is missing counts as None."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -50,8 +50,12 @@ def _attempt(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
 def innermost(error: BaseException) -> BaseException:
     """The reason of an error's reason: a full disk, say, where torch speaks of a file that has lost its place. Other
     ranks hear of no more."""
-    reason = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return error if reason is None else innermost(reason)
+    seen: list[BaseException] = []
+    reason: BaseException | None = error
+    while reason is not None and reason not in seen:
+        seen.append(reason)
+        reason = reason.__cause__ or (None if reason.__suppress_context__ else reason.__context__)
+    return seen[-1]
 
 
 def _sendable(error: BaseException) -> Exception:

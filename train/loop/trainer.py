@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torchtitan import trainer as titan
 from torchtitan.components.loss import IGNORE_INDEX
+from torchtitan.distributed import ParallelDims
 from torchtitan.distributed import utils as dist_utils
 
 from data_pipelines.base.errors import REQUEUE_EXIT, RUN_EXIT, RunError
@@ -34,7 +35,9 @@ from train.balance.balancer import Balancer
 from train.balance.watch import BalanceWatch
 from train.checkpoint.manager import Checkpoints
 from train.config.run import Run
+from train.config.rundir import check_same_start
 from train.engine.cpu import adapt_engine
+from train.engine.together import from_rank_0, on_all_ranks
 from train.evaluation.held_out import Batch, HeldOut
 from train.loop.history import read_history
 from train.loop.local_work import LocalWork
@@ -106,6 +109,14 @@ class Trainer(titan.Trainer):
         self.local_work = LocalWork(self.device)
         self.is_stopped = False
         """Whether the ranks have agreed to stop before the last step."""
+
+    def init_distributed(self) -> ParallelDims:
+        """torchtitan's; from then on ranks can be asked whether they were started for the same run."""
+        dims = super().init_distributed()
+        run = self.config.run
+        started = from_rank_0(lambda: run.settings, None)
+        on_all_ranks(partial(check_same_start, started, run.settings), None)
+        return dims
 
     def train(self) -> None:
         with watching(self.config.run.watchdog, self.pulse, self.config.run.run_dir):

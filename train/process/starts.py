@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -107,11 +108,16 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
 def _event(line: str) -> Mapping[str, Any] | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return None
     is_whole = all(key in event for key in NEEDED.get(event["event"], ()))
-    return (
-        event if is_whole and all(isinstance(event[key], TYPES[key]) for key in TYPES.keys() & event.keys()) else None
-    )
+    has_types = all(isinstance(event[key], TYPES[key]) for key in TYPES.keys() & event.keys())
+    names = [name for key in ("jobs", "suspects") if isinstance(event.get(key), list) for name in event[key]]
+    return event if is_whole and has_types and _are_names(names) else None
+
+
+def _are_names(names: list[Any]) -> bool:
+    """Of jobs and nodes, that end in command lines of SLURM."""
+    return all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names)

@@ -271,6 +271,10 @@ def test_a_compiler_that_is_not_there_is_refused_with_those_that_are() -> None:
     assert only_problem_of(*on, "compile.backend=abc").startswith("compile.backend=abc: allowed: aot_eager, ")
 
 
+def test_a_run_lies_in_a_file_system() -> None:
+    assert "must be a folder of a file system, got 's3://b/x'" in only_problem_of("run.dir=s3://b/x")
+
+
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a torch that torchtitan runs on there."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -77,3 +77,19 @@ def test_a_start_that_ends_at_once_has_an_end(tmp_path: Path) -> None:
         )
     wish.at_end("too late")
     assert [event["event"] for event in read_events(tmp_path)] == ["start", "end", "end"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "stall", "time": 1, "suspects": [{"a": 1}]}',
+        '{"event": "stall", "time": 1, "suspects": ["n1; rm -rf /"]}',
+        '{"event": "submit", "jobs": ["7", 8, null]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_line_that_no_start_has_written_is_none(line: str, tmp_path: Path) -> None:
+    append_event(tmp_path, "submit", jobs=["7"])
+    with (tmp_path / FILE_NAME).open("a") as file:
+        file.write(line + "\n")
+    assert [event["event"] for event in read_events(tmp_path)] == ["submit"]
