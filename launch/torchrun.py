@@ -189,7 +189,11 @@ def signals_for_ranks() -> Iterator[list[int]]:
 
 def children() -> list[int]:
     """Processes that this one has started, by any of its threads."""
-    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that has ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def run_once(config: LaunchConfig, overrides: list[str]) -> int:

@@ -86,7 +86,7 @@ def test_all_problems_are_said_before_anything_is_made(tmp_path: Path, capsys: p
     assert balance.main([str(out), "--rules", rules, "model.top_k=99"]) == CONFIG_EXIT
     message = capsys.readouterr().err
     assert "balance/smebux" in message
-    assert "linear; none; sign; smebu" in message  # what there is
+    assert "linear, none, sign, smebu" in message  # what there is
     assert re.search(r"balance\.speed: .*\(got 'fast'\)", message)
     assert "speed must be finite and not negative, got -1" in message
     assert message.count("top_k=99 exceeds num_experts=32") == 1
