@@ -33,6 +33,7 @@ from data_pipelines.base.errors import CONFIG_EXIT, REQUEUE_EXIT, ConfigError, a
 from launch.rank import end_with_nothing_to_save
 from launch.ranks import SAVE_S, no_log, threads_of_rank
 from launch.slurm.requeue import FINAL
+from train.process.children import children
 from train.process.stop import STOP_SIGNALS
 from train.process.warm import shell_exit_code
 
@@ -185,15 +186,6 @@ def signals_for_ranks() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def children() -> list[int]:
-    """Processes that this one has started, by any of its threads."""
-    found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # a thread that has ended meanwhile
-            found += map(int, (task / "children").read_text().split())
-    return found
 
 
 def run_once(config: LaunchConfig, overrides: list[str]) -> int:

@@ -27,6 +27,7 @@ from data_pipelines.base.files import write_whole
 from train.metrics.events import Alert, History, alerts, marks
 from train.metrics.jsonl import FILE_NAME
 from train.metrics.row import Row
+from train.process.children import children
 
 STATE_FILE = "wandb_state.json"
 RETRY_S = 300.0
@@ -213,10 +214,9 @@ def end_service() -> None:
     """Ends W&B's own process, which would otherwise be waited for when this one exits."""
     import wandb
 
-    for task in Path("/proc/self/task").iterdir():
-        for process_id in (task / "children").read_text().split():
-            with suppress(OSError):
-                if Path(f"/proc/{process_id}/comm").read_text().strip() == "wandb-core":
-                    os.kill(int(process_id), signal.SIGKILL)
+    for process_id in children():
+        with suppress(OSError):
+            if Path(f"/proc/{process_id}/comm").read_text().strip() == "wandb-core":
+                os.kill(process_id, signal.SIGKILL)
     with suppress(Exception):
         wandb.teardown()  # finds nobody, and says nothing of it at the exit any more
