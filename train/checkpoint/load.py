@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadIte
 from torch.distributed.tensor import DTensor
 
 from train.checkpoint.copies import copied_dims, own_names, owners
-from train.engine.together import from_rank_0, on_all_ranks
+from train.engine.together import from_rank_0, on_all_ranks, talking
 
 
 def load(states: dict[str, Any], make_reader: Callable[[], FileSystemReader], group: dist.ProcessGroup | None) -> None:
@@ -63,7 +63,8 @@ def _share_sharded(values: dict[str, Any]) -> None:
             place, source = divmod(place, tensor.device_mesh.size(dim))
             if local.numel() and tensor.device_mesh.size(dim) > 1:
                 whole = local.contiguous()
-                dist.broadcast(whole, group=tensor.device_mesh.get_group(dim), group_src=source)
+                with talking():
+                    dist.broadcast(whole, group=tensor.device_mesh.get_group(dim), group_src=source)
                 local.copy_(whole)
 
 

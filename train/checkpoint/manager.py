@@ -38,7 +38,7 @@ from train.checkpoint.commits import (
 from train.checkpoint.load import load
 from train.checkpoint.save import Saver, Written, write_directory
 from train.checkpoint.storage import storage_of
-from train.engine.together import from_rank_0, innermost, on_all_ranks, to_rank_0
+from train.engine.together import LostRankError, from_rank_0, innermost, on_all_ranks, to_rank_0
 
 
 class Checkpoints(CheckpointManager):
@@ -100,6 +100,8 @@ class Checkpoints(CheckpointManager):
             own = on_all_ranks(partial(self._saver.write_own, states, unfinished), self.group)
             written = to_rank_0(own, self.group)
             from_rank_0(partial(self._commit, unfinished, final, states, written), self.group)
+        except LostRankError:
+            raise
         except Exception as error:
             raise self._save_error(curr_step, unfinished, error) from error
         self._purge_stale_checkpoints()
@@ -135,6 +137,8 @@ class Checkpoints(CheckpointManager):
             step = from_rank_0(lambda: newest_step(Path(self.folder)) or -1, self.group)
         try:
             return super()._load(step)
+        except LostRankError:
+            raise
         except Exception as error:
             raise self._load_error(step, error) from error
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch.distributed as dist
@@ -11,11 +12,25 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
+class LostRankError(RuntimeError):
+    """Another rank has ended, or does not answer: no fault of what this one was doing."""
+
+
+@contextmanager
+def talking() -> Iterator[None]:
+    """Collectives whose failure is a LostRankError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRankError(f"another rank has ended, or does not answer ({error})") from error
+
+
 def from_rank_0(function: Callable[[], T], group: dist.ProcessGroup | None) -> T:
     """What `function` returns on rank 0, which alone calls it. Raises on every rank what it raises there."""
     own = _attempt(function) if dist.get_rank() == 0 else (None, None)
     shared = [own]
-    dist.broadcast_object_list(shared, src=0, group=group)
+    with talking():
+        dist.broadcast_object_list(shared, src=0, group=group)
     result, error = own if dist.get_rank() == 0 else shared[0]
     if error is not None:
         raise error
@@ -26,7 +41,8 @@ def on_all_ranks(function: Callable[[], T], group: dist.ProcessGroup | None) -> 
     """What `function` returns here, when it has returned on every rank. Raises on every rank what it raised on one."""
     result, error = _attempt(function)
     errors: list[Exception | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, error, group=group)
+    with talking():
+        dist.all_gather_object(errors, error, group=group)
     if first := error or next(filter(None, errors), None):
         raise first
     return cast(T, result)
@@ -36,7 +52,8 @@ def to_rank_0(value: T, group: dist.ProcessGroup | None) -> list[T]:
     """The values of all ranks on rank 0; nothing elsewhere. Its own is not sent: others would be padded to its size."""
     is_first = dist.get_rank() == 0
     values: list[T | None] = [None] * dist.get_world_size()
-    dist.gather_object(None if is_first else value, values if is_first else None, dst=0, group=group)
+    with talking():
+        dist.gather_object(None if is_first else value, values if is_first else None, dst=0, group=group)
     return [value, *cast(list[T], values[1:])] if is_first else []
 
 
