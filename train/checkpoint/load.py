@@ -30,16 +30,17 @@ def load(states: dict[str, Any], make_reader: Callable[[], FileSystemReader], gr
     reader = on_all_ranks(make_reader, group)
     metadata = from_rank_0(reader.read_metadata, group)
 
-    def read_own() -> None:
+    def read_own() -> LoadPlan:
         planner.set_up_planner(states, metadata)
         reader.set_up_storage_reader(metadata, is_coordinator=False)
-        names = own_names(planner.state_dict)
-        items = [item for item in planner.create_local_plan().items if item.dest_index.fqn in names]
-        reader.read_data(LoadPlan(items), planner).wait()
+        names, plan = own_names(planner.state_dict), planner.create_local_plan()
+        own = LoadPlan([item for item in plan.items if item.dest_index.fqn in names])
+        reader.read_data(own, planner).wait()
+        return plan
 
-    on_all_ranks(read_own, group)
+    plan = on_all_ranks(read_own, group)
     _share_sharded(planner.state_dict)
-    _share_others(planner, group)
+    _share_others(planner, plan, group)
 
 
 class _Planner(DefaultLoadPlanner):
@@ -68,7 +69,7 @@ def _share_sharded(values: dict[str, Any]) -> None:
                 local.copy_(whole)
 
 
-def _share_others(planner: _Planner, group: dist.ProcessGroup | None) -> None:
+def _share_others(planner: _Planner, plan: LoadPlan, group: dist.ProcessGroup | None) -> None:
     """Scalars and small tensors, in one message."""
     values = {
         name: value
@@ -77,7 +78,7 @@ def _share_others(planner: _Planner, group: dist.ProcessGroup | None) -> None:
     }
     read, tensors = from_rank_0(lambda: (planner.read, {name: value.cpu() for name, value in values.items()}), group)
     if dist.get_rank():
-        for item in planner.create_local_plan().items:
+        for item in plan.items:
             if item.type == LoadItemType.BYTE_IO:
                 planner.load_bytes(item, io.BytesIO(read[item.dest_index.fqn]))
         for name, tensor in tensors.items():

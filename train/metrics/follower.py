@@ -214,9 +214,14 @@ def end_service() -> None:
     """Ends W&B's own process, which would otherwise be waited for when this one exits."""
     import wandb
 
+    signal_service(signal.SIGKILL)
+    with suppress(Exception):
+        wandb.teardown()  # finds nobody, and says nothing of it at the exit any more
+
+
+def signal_service(number: signal.Signals) -> None:
+    """To W&B's own process, a child of this one."""
     for process_id in children():
         with suppress(OSError):
             if Path(f"/proc/{process_id}/comm").read_text().strip() == "wandb-core":
-                os.kill(process_id, signal.SIGKILL)
-    with suppress(Exception):
-        wandb.teardown()  # finds nobody, and says nothing of it at the exit any more
+                os.kill(process_id, number)

@@ -44,15 +44,6 @@ def row_of(step: int) -> Row:
     return cast(Row, figures)
 
 
-def signal_service(number: signal.Signals) -> None:
-    """To W&B's own process, a child of this one."""
-    for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
-            with suppress(OSError):
-                if Path(f"/proc/{child}/comm").read_text().strip() == "wandb-core":
-                    os.kill(int(child), number)
-
-
 def count_starts(run_dir: Path) -> int:
     """That W&B has seen."""
     return len(list(run_dir.glob("wandb/*run-*/run-*.wandb*")))
@@ -80,12 +71,12 @@ def take_steps(
         sinks.write(row_of(step))
         slowest = max(slowest, time.monotonic() - started)
         if how == "hang" and step == first:
-            signal_service(signal.SIGSTOP)
+            follower.signal_service(signal.SIGSTOP)
     if how == "kill":
         while count_starts(run_dir) == num_starts:
             time.sleep(0.1)
         time.sleep(0.5)  # until W&B has it all
-        signal_service(signal.SIGKILL)
+        follower.signal_service(signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     sinks.close()
     with suppress(OSError):  # of a client that hung
