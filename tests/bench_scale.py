@@ -38,6 +38,7 @@ from tests.measured import run_measured, status_bytes
 from train.checkpoint.copies import copied_dims, own_names, owners
 from train.checkpoint.save import Written
 from train.checkpoint.storage import CheckpointStorage
+from train.optim.muon import Muon
 
 SHARDS = 128
 MAX_SECONDS, MAX_BYTES = 10.0, 2 * 2**30
@@ -83,14 +84,14 @@ def save_figures(num_ranks: int) -> dict[str, float]:
 
     figures: dict[str, float] = {}
     with pretended_ranks(num_ranks), TemporaryDirectory() as folder:
-        states = state_of_trinity_large(num_ranks)
+        states, muon = state_of_trinity_large(num_ranks)
         saver, planner = Saver(), DefaultSavePlanner()
         planner.set_up_planner(states)
         figures["a rank: values in its state"] = len(planner.state_dict)
         plan, figures["a rank: plan of the first save, s"] = timed(lambda: saver.plan(planner.state_dict))
         _, figures["a rank: plan of the next, s"] = timed(lambda: saver.plan(planner.state_dict))
         figures["rank 0: shards that it writes"] = sum(item.tensor_data is not None for item in plan.items)
-        sent = [pickle.dumps(written) for written in written_by_others(planner.state_dict, num_ranks)]
+        sent = [pickle.dumps(written) for written in written_by_others(planner.state_dict, muon, num_ranks)]
         figures["rank 0: what it gets, bytes"] = sum(map(len, sent))
         own = written_by_rank_0(plan)
         before = status_bytes("VmRSS")
@@ -127,10 +128,8 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return function(), time.process_time() - started
 
 
-def state_of_trinity_large(num_ranks: int) -> dict[str, Any]:
-    """What rank 0 saves, on the meta device: weights and every optimizer's state."""
-    from torchtitan.components.optimizer.utils import get_flat_optim_state_dict
-
+def state_of_trinity_large(num_ranks: int) -> tuple[dict[str, Any], Muon]:
+    """What rank 0 saves, on the meta device: weights and every optimizer's state; and the optimizer that plans."""
     from data_pipelines.settings.compose import compose
     from train.blueprint.sharded import blueprint
     from train.config.check import check
@@ -139,19 +138,16 @@ def state_of_trinity_large(num_ranks: int) -> dict[str, Any]:
     replicas = f"parallelism.data_parallel_replicate_degree={num_ranks // SHARDS}"
     run = check(compose(["experiment=trinity_large", "run.name=x", "model.attention=sdpa", replicas]))
     model = blueprint(run.model, training=run.training, parallelism=run.parallelism)
-    states: dict[str, Any] = {}
-    for optimizer in optimizers_config(run.optimizer).build(model_parts=[model]).optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                optimizer.state[parameter] = moments(type(optimizer).__name__, parameter)
-        states |= get_flat_optim_state_dict(optimizer)
+    optimizers = optimizers_config(run.optimizer).build(model_parts=[model])
+    (muon,) = (optimizer for optimizer in optimizers if isinstance(optimizer, Muon))
+    for optimizer in set(optimizers) - {muon}:
+        for parameter in optimizer.param_groups[0]["params"] + optimizer.param_groups[1]["params"]:
+            optimizer.state[parameter] = moments_of_adamw(parameter)
     others = {"dataloader": {"next_window": 1}, "lr_scheduler": {"last_epoch": 1}, "train_state": {"step": 1}}
-    return {"optimizer": states, **others, **model.state_dict()}
+    return {"optimizer": optimizers.state_dict(), **others, **model.state_dict()}, muon
 
 
-def moments(optimizer: str, parameter: Tensor) -> dict[str, Tensor]:
-    if optimizer == "Muon":
-        return {"momentum_buffer": torch.zeros_like(parameter)}
+def moments_of_adamw(parameter: Tensor) -> dict[str, Tensor]:
     return {
         "step": torch.tensor(0.0),
         "exp_avg": torch.zeros_like(parameter),
@@ -164,16 +160,41 @@ def written_by_rank_0(plan: SavePlan) -> Written:
     return Written([written(item.index, rank=0) for item in plan.items], sizes)
 
 
-def written_by_others(values: Mapping[str, Any], num_ranks: int) -> Iterator[Written]:
+def written_by_others(values: Mapping[str, Any], muon: Muon, num_ranks: int) -> Iterator[Written]:
     """In the order of ranks: replica by replica, shard by shard."""
     found = owners(values)
+    matrices = {name: shards_of(param) for group in muon.param_groups for name, param in named(group)}
     shards = {name: shards_of(values[name]) for name in found}
     for rank in range(1, num_ranks):
         replica, shard = divmod(rank, SHARDS)
         own = [(name, *shards[name][shard]) for name, owner in found.items() if owner == replica]
         own = [(name, sizes, offset) for name, sizes, offset in own if 0 not in sizes]
+        own += momenta_of(muon, matrices, replica=replica, shard=shard)
         results = [written(MetadataIndex(name, torch.Size(offset)), rank=rank) for name, _, offset in own]
         yield Written(results, [sizes for _, sizes, _ in own])
+
+
+def momenta_of(
+    muon: Muon, shards: Mapping[str, list[tuple[tuple[int, ...], tuple[int, ...]]]], *, replica: int, shard: int
+) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """(name, sizes, offset) of each matrix that one rank owns. Every grid of experts has the plan of this one."""
+    names = list(shards)
+    for grid, rounds in muon.plan.items():
+        for round_ in rounds:
+            for matrix in round_.of_owner(shard=shard % grid.shards.size, replica=replica):
+                name = names[matrix.param]
+                sizes, offset = shards[name][shard]
+                number = (offset[0] + matrix.index,) if len(sizes) == 3 else ()
+                one = (1,) * len(number)
+                yield (
+                    f"optimizer.state.{name}.momentum_buffer",
+                    (*one, matrix.rows, matrix.cols),
+                    (*number, 0, 0),
+                )
+
+
+def named(group: dict[str, Any]) -> Iterator[tuple[str, DTensor]]:
+    return zip(group["param_names"], group["params"], strict=True)
 
 
 def shards_of(tensor: DTensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -1,7 +1,8 @@
 """Which rank writes and reads what, where several hold the same values. Every rank derives it alone.
 
 HSDP keeps a shard on as many ranks as there are replicas. One of them writes it, and reads it for the others; which one
-follows from names, shapes and the mesh, so nobody has to be asked.
+follows from names, shapes and the mesh, so nobody has to be asked. What lies on one rank only, as the momentum of an
+owner, is its own business.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
+from torch.distributed._checkpointable import _Checkpointable
 from torch.distributed.tensor import DTensor
 
 
@@ -50,10 +52,17 @@ def owners(values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def own_names(values: Mapping[str, Any]) -> set[str]:
-    """What this rank writes and reads: its part of the sharded tensors; on rank 0 also all that is none."""
+    """What this rank writes and reads: its part of the divided tensors; on rank 0 also all that is the same on every
+    rank."""
     sharded = owners(values)
     own = {name for name, owner in sharded.items() if place_of(values[name]).number == owner}
-    return own | (set(values) - set(sharded) if dist.get_rank() == 0 else set())
+    own |= {name for name, value in values.items() if is_divided(value) and name not in sharded}
+    return own | {name for name, value in values.items() if dist.get_rank() == 0 and not is_divided(value)}
+
+
+def is_divided(value: Any) -> bool:
+    """Whether ranks hold parts of it, and not all of it."""
+    return isinstance(value, _Checkpointable)
 
 
 def _shard_bytes(tensor: DTensor) -> int:

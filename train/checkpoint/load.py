@@ -15,9 +15,8 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, ReadItem
-from torch.distributed.tensor import DTensor
 
-from train.checkpoint.copies import copied_dims, own_names, owners
+from train.checkpoint.copies import copied_dims, is_divided, own_names, owners
 from train.engine.together import from_rank_0, on_all_ranks, talking
 
 
@@ -74,7 +73,7 @@ def _share_others(planner: _Planner, plan: LoadPlan, group: dist.ProcessGroup | 
     values = {
         name: value
         for name, value in planner.state_dict.items()
-        if isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
+        if isinstance(value, torch.Tensor) and not is_divided(value)
     }
     read, tensors = from_rank_0(lambda: (planner.read, {name: value.cpu() for name, value in values.items()}), group)
     if dist.get_rank():

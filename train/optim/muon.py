@@ -12,7 +12,8 @@ that hold the matrix. Trinity Large: 41,472 expert matrices of 3072 x 3072 at 8.
 itself takes 5e15 a step. The price: 5.7 GB of bfloat16 received in the all_gather per rank and step. The full
 account of bytes and memory is in exchange.py.
 
-Extends torch.optim.Optimizer; the state is one float32 `momentum_buffer` a parameter, sharded like the parameter.
+Extends torch.optim.Optimizer; the state is a float32 `momentum_buffer` a parameter, which has the matrices that this
+rank owns.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -32,10 +33,13 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from train.optim.base import DecayRate, OptimizerOptions
-from train.optim.orthogonal.exchange import Orthogonalize, exchange, run_interleaved
+from train.optim.orthogonal.exchange import exchange, run_interleaved
 from train.optim.orthogonal.newton_schulz import orthogonalize
+from train.optim.orthogonal.owned import OwnedMatrices
 from train.optim.orthogonal.ownership import Matrix, plan_rounds
-from train.optim.orthogonal.placement import Grid, grid_of, local_batch
+from train.optim.orthogonal.placement import Grid, first_matrix, grid_of, local_batch
+
+Orthogonalize = Callable[[Tensor], Tensor]
 
 
 def shape_factor(fan_out: int, fan_in: int) -> float:
@@ -63,8 +67,9 @@ class Muon(Optimizer):
         ns_dtype: str = "bfloat16",
         exchange_mib: float = 512,
     ) -> None:
-        """The arguments are those of MuonConfig. The first four are per group, the others per optimizer."""
-        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+        """The arguments are those of MuonConfig. `lr` and `weight_decay` are per group, the others per optimizer."""
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.momentum, self.nesterov = momentum, nesterov
         self.dtype = getattr(torch, ns_dtype)
         self.orthogonalize: Orthogonalize = partial(orthogonalize, coefficients=coefficients, dtype=self.dtype)
         max_elements = int(exchange_mib * 2**20) // self.dtype.itemsize
@@ -74,6 +79,7 @@ class Muon(Optimizer):
             )
             for grid, matrices in self._matrices_by_grid().items()
         }
+        self._make_state()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """For the constructor of torch.optim.Optimizer only. Raises ValueError later: by then the plan is made."""
@@ -84,28 +90,46 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
         assert closure is None, "Muon takes no closure"
-        updates = [update for group in self.param_groups for update in self._accumulate(group)]
+        gradients = [gradient for group in self.param_groups for gradient in _gradients(group)]
         for group in self.param_groups:
             self._decay_(group)
-        apply_ = self._descent()
+        update, apply_ = self._ascent(), self._descent()
         run_interleaved(
-            exchange(round_, grid, updates=updates, orthogonalize=self.orthogonalize, apply_=apply_, dtype=self.dtype)
+            exchange(round_, grid, gradients=gradients, update=update, apply_=apply_, dtype=self.dtype)
             for grid, rounds in self.plan.items()
             for round_ in rounds
         )
 
-    def _accumulate(self, group: dict[str, Any]) -> list[Tensor]:
-        """Adds the gradients to the momentum; returns this rank's part of what is to be orthogonalised."""
-        for name, param in _named(group):
-            if param.grad is None:
-                raise ValueError(f"{name} has no gradient; Muon needs one at every step, or requires_grad=False")
-            if not self.state[param]:
-                self.state[param]["momentum_buffer"] = torch.zeros_like(param)
-        grads = [local_batch(param.grad) for param in group["params"]]
-        momenta = [local_batch(self.state[param]["momentum_buffer"]) for param in group["params"]]
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, grads)
-        return list(torch._foreach_add(grads, momenta, alpha=group["momentum"])) if group["nesterov"] else momenta
+    def _make_state(self) -> None:
+        """Zero momentum for what this rank owns. At once, since torchtitan has an optimizer without state take a step
+        before it saves or loads: a rank that owns nothing would take it alone."""
+        indices: dict[int, list[int]] = {}
+        for grid, rounds in self.plan.items():
+            for round_ in rounds:
+                for m in round_.of_owner(shard=grid.shards.index, replica=grid.replicas.index):
+                    indices.setdefault(m.param, []).append(m.index)
+        for place, param in enumerate(self._params()):
+            owned = sorted(indices.get(place, []))
+            self.state[param]["momentum_buffer"] = OwnedMatrices.zeros(param, owned, first=first_matrix(param))
+
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
+
+    def _ascent(self) -> Callable[[list[Matrix], Tensor], Tensor]:
+        """The function that makes gradients of matrices that this rank owns into orthogonal updates."""
+        momenta = [self.state[param]["momentum_buffer"].matrices for param in self._params()]
+
+        def ascend_(matrices: list[Matrix], g_BMN: Tensor) -> Tensor:
+            gradients, m_MNs = list(g_BMN), [momenta[matrix.param][matrix.index] for matrix in matrices]
+            torch._foreach_mul_(m_MNs, self.momentum)
+            torch._foreach_add_(m_MNs, gradients)
+            if self.nesterov:
+                torch._foreach_add_(gradients, m_MNs, alpha=self.momentum)
+            else:
+                torch._foreach_copy_(gradients, m_MNs)
+            return self.orthogonalize(g_BMN)
+
+        return ascend_
 
     def _decay_(self, group: dict[str, Any]) -> None:
         torch._foreach_mul_(list(map(local_batch, group["params"])), 1 - group["lr"] * group["weight_decay"])
@@ -130,6 +154,14 @@ class Muon(Optimizer):
             rows, cols = param.shape[-2:]
             by_grid.setdefault(grid, []).extend(Matrix(i, e, rows, cols) for e in range(len(local_batch(param))))
         return {grid: matrices for grid, matrices in by_grid.items() if matrices}
+
+
+def _gradients(group: dict[str, Any]) -> list[Tensor]:
+    """This rank's part of each gradient. Raises ValueError where there is none."""
+    for name, param in _named(group):
+        if param.grad is None:
+            raise ValueError(f"{name} has no gradient; Muon needs one at every step, or requires_grad=False")
+    return [local_batch(param.grad) for param in group["params"]]
 
 
 def _named(group: dict[str, Any]) -> list[tuple[str, Tensor]]:
@@ -160,11 +192,11 @@ class MuonConfig(OptimizerOptions):
     coefficients: Literal["dion", "muon"] = "dion"
     """Newton-Schulz polynomials: dion's five different ones, or muon-optimizer's one, five times."""
     ns_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Data type of Newton-Schulz and of what travels between ranks. float32 is for CPUs and exact comparisons."""
+    """Data type of Newton-Schulz and of the updates that travel. float32 is for CPUs and exact comparisons."""
     exchange_mib: PositiveInt = 512
     """Size of one round of the exchange per rank, MiB. At most four rounds are in memory at once."""
 
     optimizer: ClassVar[type[Optimizer]] = Muon
     num_states: ClassVar[int] = 1
-    of_the_whole: ClassVar[tuple[str, ...]] = ("coefficients", "ns_dtype", "exchange_mib")
+    of_the_whole: ClassVar[tuple[str, ...]] = ("momentum", "nesterov", "coefficients", "ns_dtype", "exchange_mib")
     takes_vectors: ClassVar[bool] = False

@@ -28,8 +28,7 @@ from train.optim.adamw import AdamWConfig
 from train.optim.clip import clip_grad_norm_
 from train.optim.config import OptimizerConfig
 from train.optim.groups import Optimizers, optimizers_config
-from train.optim.muon import Muon, MuonConfig
-from train.optim.orthogonal.exchange import Orthogonalize
+from train.optim.muon import Muon, MuonConfig, Orthogonalize
 
 WORLD_SIZE = 4
 LR = 0.02
@@ -45,6 +44,8 @@ class Outcome:
     """Largest difference of a weight from the 1-rank run, after two steps."""
     num_orthogonalized: int
     """Matrices given to Newton-Schulz in one step, summed over the world."""
+    num_momenta: int
+    """Matrices of momentum that are kept, summed over the world."""
     num_collectives: int
     """Collectives of one Muon step."""
 
@@ -94,6 +95,7 @@ def check_case(case: Case) -> Outcome:
     return Outcome(
         error=error_against(one_rank_weights(SECTION, steps=2), model.parameters(), case),
         num_orthogonalized=int(over_ranks(counter.count, dist.ReduceOp.SUM)),
+        num_momenta=int(over_ranks(num_momenta(muon), dist.ReduceOp.SUM)),
         num_collectives=int(over_ranks(collectives.get_total_counts(), dist.ReduceOp.MAX)),
     )
 
@@ -205,6 +207,10 @@ def over_ranks(value: float, operation: dist.ReduceOp.RedOpType) -> float:
     total = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(total, operation)
     return total.item()
+
+
+def num_momenta(muon: Muon) -> int:
+    return sum(len(state["momentum_buffer"].matrices) for state in muon.state.values())
 
 
 def muon_of(optimizers: Optimizers) -> Muon:

@@ -56,7 +56,7 @@ def test_hand_worked_momentum():
     for grad in (1.0, 1.0, -1.0):
         param.grad = torch.tensor([[grad]])
         optimizer.step()
-        seen.append(optimizer.state[param]["momentum_buffer"].item())
+        seen.append(optimizer.state[param]["momentum_buffer"].matrices[0].item())
     assert seen == [1.0, 1.5, -0.25]
 
 

@@ -31,6 +31,11 @@ def test_each_matrix_is_orthogonalized_once_in_the_world(outcomes, case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_the_momentum_of_each_matrix_is_kept_once_in_the_world(outcomes, case):
+    assert outcomes[case].num_momenta == NUM_MATRICES
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_collectives_of_a_step_are_few_and_fixed(outcomes, case):
     assert outcomes[case].num_collectives == CASES[case].collectives
 

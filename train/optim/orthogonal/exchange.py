@@ -1,13 +1,13 @@
-"""The path of an update: rows -> whole matrices at their owners -> orthogonal rows -> every replica.
+"""The path of an update: rows of gradients -> whole matrices at their owners -> rows of updates -> every replica.
 
-FSDP leaves each rank with some rows of every matrix, but a matrix can only be orthogonalised as a whole. So each matrix
-has an owner (ownership.py), and the matrices travel in rounds. A round has four stages and, between them, three
-collectives:
+FSDP leaves each rank with some rows of every gradient, but a matrix can only be orthogonalised as a whole. So each
+matrix has an owner (ownership.py), which keeps its momentum, and the matrices travel in rounds. A round has four stages
+and, between them, three collectives:
 
-    1. every rank cuts out its rows            -> all_to_all over the shards of a replica
-    2. the owners orthogonalise whole matrices -> all_to_all, the reverse
-    3. every rank has its rows back            -> all_gather over the replicas
-    4. every rank applies its rows of all matrices
+    1. every rank cuts out its rows of the gradients         -> all_to_all over the shards of a replica
+    2. the owners make whole gradients into updates          -> all_to_all, the reverse
+    3. every rank has its rows back                          -> all_gather over the replicas
+    4. every rank applies its rows of all updates
 
 An axis of size 1 needs no collective; the code is the same on one rank.
 
@@ -18,18 +18,26 @@ round starts and those under way advance by a stage, so with rounds A, B, C ... 
 
 The newest goes first, so that its bytes are already on their way when the owners compute for the round before it.
 
-Bytes per rank and step, for P elements in the matrices of a grid of S shards x R replicas, b bytes an element:
+Bytes per rank and step, for P elements in the matrices of a grid of S shards x R replicas. Gradients travel in float32,
+so that momentum is to the bit what one rank would have; updates, of which only Newton-Schulz's digits count, with b
+bytes an element:
 
-    all_to_all, out and back   sends 2 b P/(SR) (S-1)/S       only what its own replica owns
+    all_to_all, out and back   sends (4 + b) P/(SR) (S-1)/S   only what its own replica owns
     all_gather                 receives b P/S (R-1)/R         the rest
 
-Repeating the work on each replica sends 2 b P/S (S-1)/S: for split rows owning costs fewer bytes and 1/R of the
+Repeating the work on each replica sends (4 + b) P/S (S-1)/S: for split rows owning costs fewer bytes and 1/R of the
 arithmetic. Whole experts (S = 1) would send nothing; there ownership pays where the arithmetic that it saves, 30 M
 flops per element of an M x M matrix, takes longer than sending b bytes: M > 1,300 at 1 PFLOP/s, 50 GB/s and bfloat16.
 
-Memory: the largest buffer of a round is the result of the all_gather, b P/S summed over the matrices of the round and
-padded to the longest replica; the plan keeps it near `exchange_mib`. In addition there are 1/R of that to send, 1/R to
-receive and, while Newton-Schulz runs, 4/R more. At most four rounds are in memory at once, one at each stage.
+Before this, FSDP has summed the gradients over the replicas, and every replica has all of them: an all_reduce of
+2 (4 P/S) (R-1)/R bytes, float32. A reduction to the owner would be half of that. It stays: FSDP runs it under the
+backward pass, layer by layer, where the half would stand at the end of the step with nothing to hide behind (Trinity
+Large on 2,048 ranks: 12 GB, 0.23 s at 50 GB/s); and clipping needs the norm of the sum before any owner may add it.
+
+Memory: momentum is 4 P/(SR) bytes a rank, where replicas that kept their own would have 4 P/S each. The largest buffer
+of a round is the result of the all_gather, b P/S summed over the matrices of the round and padded to the longest
+replica; the plan keeps it near `exchange_mib`. In addition there are 4/(bR) of that to send, as much to receive and,
+while Newton-Schulz runs, (4/b + 4)/R more. At most four rounds are in memory at once, one at each stage.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -37,6 +45,7 @@ receive and, while Newton-Schulz runs, 4/R more. At most four rounds are in memo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -46,7 +55,7 @@ from train.optim.orthogonal import layout
 from train.optim.orthogonal.ownership import Matrix, Round
 from train.optim.orthogonal.placement import Axis, Grid
 
-Orthogonalize = Callable[[Tensor], Tensor]
+Update = Callable[[list[Matrix], Tensor], Tensor]
 Apply = Callable[[Matrix, Tensor], None]
 Work = dist.Work | None  # None: nothing to wait for
 
@@ -55,34 +64,36 @@ def exchange(
     round_: Round,
     grid: Grid,
     *,
-    updates: Sequence[Tensor],
-    orthogonalize: Orthogonalize,
+    gradients: Sequence[Tensor],
+    update: Update,
     apply_: Apply,
     dtype: torch.dtype,
 ) -> Iterator[None]:
     """One round, as a generator: each `yield` stands between two stages, while a collective is under way.
 
-    updates[param]: this rank's part of each parameter's update, [matrices, rows, columns], any float type.
-    orthogonalize(x_BMN): called on the matrices that this rank owns, batched by shape, as `dtype`.
-    apply_(matrix, u_MN): called for every matrix of the round, with this rank's rows of the result.
+    gradients[param]: this rank's part of each parameter's gradient, [matrices, rows, columns], float32.
+    update(matrices, g_BMN): called on the gradients that this rank owns, batched by shape; may change them.
+    apply_(matrix, u_MN): called for every matrix of the round, with this rank's rows of its update, as `dtype`.
     """
     shards, replicas = grid.shards, grid.replicas
-    held, mine = round_.of_replica(replicas.index), round_.owned[replicas.index][shards.index]
+    held = round_.of_replica(replicas.index)
+    mine = round_.of_owner(shard=shards.index, replica=replicas.index)
     by_owner = layout.counts_by_owner(round_, replica=replicas.index, shard=shards.index)
     by_shard = layout.counts_by_shard(mine, num_shards=shards.size)
 
-    # What lies beyond sum(by_owner) is padding: the all_gather sends it, and nobody reads it.
-    padded = updates[0].new_empty(layout.padded_count(round_, shard=shards.index), dtype=dtype)
-    at_shards = padded[: sum(by_owner)]
-    at_owner = at_shards if shards.size == 1 else padded.new_empty(sum(by_shard))
-
+    at_shards = gradients[0].new_empty(sum(by_owner))
+    at_owner = at_shards if shards.size == 1 else at_shards.new_empty(sum(by_shard))
     views = layout.shard_views(at_shards, held, shard=shards.index, num_shards=shards.size)
-    _copy_(views, [updates[m.param][m.index] for m in held])
+    _copy_(views, [gradients[m.param][m.index] for m in held])
     work = _all_to_all_(at_owner, at_shards, by_shard, by_owner, shards)
     yield
     _wait(work)
-    _orthogonalize_(at_owner, mine, shards.size, orthogonalize)
-    work = _all_to_all_(at_shards, at_owner, by_owner, by_shard, shards)
+    # What lies beyond sum(by_owner) is padding: the all_gather sends it, and nobody reads it.
+    padded = at_shards.new_empty(layout.padded_count(round_, shard=shards.index), dtype=dtype)
+    back_at_shards = padded[: sum(by_owner)]
+    updated = back_at_shards if shards.size == 1 else padded.new_empty(sum(by_shard))
+    _update_(updated, at_owner, mine, shards.size, update)
+    work = _all_to_all_(back_at_shards, updated, by_owner, by_shard, shards)
     yield
     _wait(work)
     gathered = padded if replicas.size == 1 else padded.new_empty(replicas.size * padded.numel())
@@ -120,13 +131,13 @@ def _advanced(rounds: list[Iterator[None]]) -> list[Iterator[None]]:
     return unfinished
 
 
-def _orthogonalize_(buffer: Tensor, matrices: Sequence[Matrix], num_shards: int, orthogonalize: Orthogonalize) -> None:
-    """Replaces the matrices in the owner-side buffer by their orthogonal factors."""
-    views = layout.owner_views(buffer, matrices, num_shards=num_shards)
-    batches = layout.empty_batches(buffer, matrices)
-    _copy_(layout.batch_views(batches, matrices, num_shards=num_shards), views)
-    batches = {shape: orthogonalize(x_BMN) for shape, x_BMN in batches.items()}
-    _copy_(views, layout.batch_views(batches, matrices, num_shards=num_shards))
+def _update_(to: Tensor, from_: Tensor, matrices: Sequence[Matrix], num_shards: int, update: Update) -> None:
+    """Gradients in one owner-side buffer -> updates in the other."""
+    batches = layout.empty_batches(from_, matrices)
+    places = partial(layout.batch_views, matrices=matrices, num_shards=num_shards)
+    _copy_(places(batches), layout.owner_views(from_, matrices, num_shards=num_shards))
+    batches = {shape: update(layout.of_shape(matrices, shape), g_BMN) for shape, g_BMN in batches.items()}
+    _copy_(layout.owner_views(to, matrices, num_shards=num_shards), places(batches))
 
 
 def _copy_(destinations: list[Tensor], sources: list[Tensor]) -> None:

@@ -1,10 +1,10 @@
 """Where each piece of a matrix lies in the exchange buffers (pure index math over torch views).
 
-There are two buffers, each filled in one direction and read in the other, so neither is ever reordered. Their contents
-in order, on the rank of shard s in replica r and on an owner:
+There are two sides, and each buffer of a side has the same order on the way out and back, so none is ever reordered.
+Their contents in order, on the rank of shard s in replica r and on an owner:
 
-    shard side   for each owner, for each of its matrices: the rows of shard s       sent, then received back
-    owner side   for each shard, for each of its own matrices: the rows of the shard received, then sent back
+    shard side   for each owner, for each of its matrices: the rows of shard s       gradients sent, updates received
+    owner side   for each shard, for each of its own matrices: the rows of the shard gradients received, updates sent
 
 The shard side is also, unchanged, what replica r contributes to the all_gather over replicas.
 
@@ -69,6 +69,11 @@ def batch_views(batches: dict[tuple[int, int], Tensor], matrices: Sequence[Matri
             views.append(batches[m.rows, m.cols][seen[m.rows, m.cols], rows.start : rows.stop])
             seen[m.rows, m.cols] += 1
     return views
+
+
+def of_shape(matrices: Sequence[Matrix], shape: tuple[int, int]) -> list[Matrix]:
+    """The matrices of a batch, in its order."""
+    return [m for m in matrices if (m.rows, m.cols) == shape]
 
 
 def empty_batches(buffer: Tensor, matrices: Sequence[Matrix]) -> dict[tuple[int, int], Tensor]:

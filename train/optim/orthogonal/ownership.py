@@ -35,6 +35,10 @@ class Round:
 
     owned: tuple[tuple[tuple[Matrix, ...], ...], ...]
 
+    def of_owner(self, *, shard: int, replica: int) -> tuple[Matrix, ...]:
+        """What one rank owns."""
+        return self.owned[replica][shard]
+
     def of_replica(self, replica: int) -> list[Matrix]:
         """All matrices that the ranks of one replica own, owner by owner."""
         return [matrix for of_owner in self.owned[replica] for matrix in of_owner]

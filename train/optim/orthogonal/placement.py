@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,14 @@ def local_batch(tensor: Tensor) -> Tensor:
     """This rank's part as [matrices, rows, columns], sharing storage."""
     local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return local if local.ndim == 3 else local.unsqueeze(0)
+
+
+def first_matrix(tensor: Tensor) -> int:
+    """The number in the whole tensor of the first matrix of `local_batch`."""
+    if tensor.ndim == 2 or not isinstance(tensor, DTensor):
+        return 0
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return offset[0]
 
 
 def grid_of(name: str, param: Tensor) -> Grid:
