@@ -32,7 +32,8 @@ from train.config.rules.numbers import leaves
 from train.config.run import Run
 from train.config.summary import summary
 from train.optim.config import OPTIMIZERS
-from train.optim.groups import Optimizers, assignment_table, optimizers_config
+from train.optim.groups import Optimizers, optimizers_config
+from train.optim.manifest import table
 
 FOLDER = Path(__file__).parent
 COMMAND = "python -m tests.golden --write"
@@ -131,7 +132,7 @@ def _optimizers(run: Run) -> list[str]:
         for optimizer in optimizers
         for group in optimizer.param_groups
     ]
-    header, *rows = assignment_table(optimizers)
+    header, *rows = table(optimizers.rules)
     return [header, *sorted(rows), "", *sorted(groups)]
 
 

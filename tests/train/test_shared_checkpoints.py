@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from data_pipelines.base.errors import CONFIG_EXIT
 from tests.train.runs import Result, run
 from tests.train.small import mesh, small_settings
 from train.checkpoint.commits import committed_steps
@@ -66,6 +67,7 @@ class Resumed(NamedTuple):
     read: list[list[str]]
     """Of each rank."""
     run_dir: Path
+    settings: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     second = start(settings, hook=partial(resume, folder))
     unbroken = run(settings, run_dir=folder / "unbroken", num_ranks=4)
     read = [(folder / f"read-{rank}.txt").read_text().splitlines() for rank in range(4)]
-    return Resumed(first, second, unbroken, read, folder / "run")
+    return Resumed(first, second, unbroken, read, folder / "run", settings)
 
 
 def test_a_plan_that_takes_longer_than_a_collective_may_is_waited_for(resumed: Resumed) -> None:
@@ -123,3 +125,12 @@ def test_ranks_that_were_started_for_another_run_are_refused_by_name(tmp_path: P
     assert result.exit_codes == [2] * 4, result.output
     assert "debug.seed: rank 0 was started with 0, another with 5; give the same command" in result.output
     assert not result.rows
+
+
+def test_a_checkpoint_that_another_optimizer_made_is_refused_on_every_rank(resumed: Resumed) -> None:
+    path = resumed.run_dir / f"checkpoint/step-{STEPS}/optimizer.json"
+    path.write_text(path.read_text().replace('"optimizer": "muon"', '"optimizer": "adamw"'))
+    third = run([*resumed.settings, f"run.stop_after_step={STEPS + 1}"], run_dir=resumed.run_dir, num_ranks=4)
+    assert third.exit_codes == [CONFIG_EXIT] * 4, third.output
+    assert "was under adamw, 1 matrix of 16x16" in third.output
+    assert committed_steps(resumed.run_dir / "checkpoint") == [STEPS // 2, STEPS]

@@ -64,6 +64,9 @@ class Checkpoints(CheckpointManager):
         self.group = cast(dist.ProcessGroup, dist.new_group(timeout=timedelta(seconds=config.timeout_s)))
         self.on_save: Callable[[], None] = lambda: None
         """Called before a checkpoint is saved."""
+        self.on_load: Callable[[Path], None] = lambda _: None
+        """Called on rank 0 with the folder of a checkpoint of this run, before it is loaded; may refuse it."""
+        self.beside = dict(config.beside)
 
     def is_due(self, step: int) -> bool:
         """Whether `step` ends with a checkpoint, whatever happens."""
@@ -112,7 +115,7 @@ class Checkpoints(CheckpointManager):
     def _commit(self, unfinished: Path, final: Path, states: dict[str, Any], written: list[Written]) -> None:
         """On rank 0: makes a written checkpoint the real one."""
         write_directory(states, unfinished, written)
-        for name, text in self.config.beside.items():
+        for name, text in self.beside.items():
             (unfinished / name).write_text(text, encoding="utf-8")
             flush(unfinished / name)
         commit(unfinished, final)
@@ -135,6 +138,8 @@ class Checkpoints(CheckpointManager):
     def _load(self, step: int = -1) -> bool:
         if step == -1:  # as rank 0 sees it: what a file system lists may be old elsewhere
             step = from_rank_0(lambda: newest_step(Path(self.folder)) or -1, self.group)
+        if step != -1:
+            from_rank_0(lambda: self.on_load(Path(self._create_checkpoint_id(step))), self.group)
         try:
             return super()._load(step)
         except LostRankError:

@@ -27,6 +27,7 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.distributed import utils as dist_utils
 
 from data_pipelines.base.errors import REQUEUE_EXIT, RUN_EXIT, RunError
+from data_pipelines.base.files import write_whole
 from data_pipelines.base.rank import is_rank_0
 from data_pipelines.batches.loader import PlanLoader
 from train.afmoe.decoder import moe_layers
@@ -52,6 +53,8 @@ from train.metrics.sinks import Sinks, open_sinks
 from train.metrics.weights_and_biases import RunFacts
 from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
+from train.optim.manifest import FILE_NAME as MANIFEST
+from train.optim.manifest import check_same_rules, rules_text
 from train.process.stop import StopWish
 from train.schedule.timeline import Step, split_batch
 from train.watchdog.pulse import Pulse
@@ -106,6 +109,8 @@ class Trainer(titan.Trainer):
         self.pulse = Pulse()
         self.stopwatch = Stopwatch(on_part=self.pulse.enter)
         self.checkpointer.on_save = partial(self.pulse.enter, "checkpoint")
+        self.checkpointer.on_load = partial(check_same_rules, rules=self.optimizers.rules)
+        self.checkpointer.beside[MANIFEST] = rules_text(self.optimizers.rules)
         self.local_work = LocalWork(self.device)
         self.is_stopped = False
         """Whether the ranks have agreed to stop before the last step."""
@@ -154,6 +159,8 @@ class Trainer(titan.Trainer):
             )
         self.config.on_first_step()
         run = self.config.run
+        if is_rank_0():
+            write_whole(run.run_dir / MANIFEST, self.optimizers.manifest(num_ranks=dist.get_world_size()))
         facts = RunFacts(
             run_dir=run.run_dir,
             name=run.run.name,

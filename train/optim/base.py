@@ -4,6 +4,7 @@ configs/optimizer/."""
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
@@ -33,6 +34,16 @@ class OptimizerOptions(ABC):
     """False where it updates matrices only."""
     has_kernels: ClassVar[bool] = False
     """Whether its groups take torch's `fused` and `foreach`."""
+
+    @classmethod
+    def num_matrices(cls, shape: Sequence[int]) -> int:
+        """How many matrices of a parameter are updated as wholes; 0: each entry is updated by itself."""
+        return 0
+
+    @classmethod
+    def rate_factor(cls, shape: Sequence[int]) -> float:
+        """What multiplies the learning rate of a parameter."""
+        return 1.0
 
     def settings(self) -> dict[str, Any]:
         """What the optimizer is made with."""

@@ -6,8 +6,7 @@ hidden weight of two or more dimensions there.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,9 @@ from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 from torchtitan.tools.logging import logger
 
-from data_pipelines.base.command import aligned
 from train.optim.base import OptimizerOptions
 from train.optim.config import OPTIMIZERS, OptimizerConfig
+from train.optim.manifest import manifest_text, rules_of, table
 from train.optim.muon import Muon
 from train.optim.orthogonal.ownership import summary
 
@@ -42,11 +41,16 @@ class Optimizers(OptimizersContainer):
 
     def __init__(self, config: Config, *, model_parts: list[nn.Module]) -> None:
         super().__init__(config, model_parts=model_parts)
-        logger.info("\n".join(["Optimizers:", *assignment_table(self.optimizers)]))
+        self.rules = rules_of(self.optimizers)
+        logger.info("\n".join(["Optimizers:", *table(self.rules)]))
         for optim in self.optimizers:
             if isinstance(optim, Muon):
                 for rounds in optim.plan.values():
                     logger.info(f"Muon: {summary(rounds)}")
+
+    def manifest(self, *, num_ranks: int) -> str:
+        """What the run directory keeps of the optimizers."""
+        return manifest_text(self.rules, self.optimizers, num_ranks=num_ranks)
 
     def learning_rates(self) -> dict[str, float]:
         """The rate of the next step before shape factors, by metric name: lr_adamw, lr_muon."""
@@ -105,15 +109,3 @@ def check_all_match(model: nn.Module, patterns: list[str]) -> None:
             f"no optimizer for {len(strays)} trainable parameters: {', '.join(strays[:8])}; "
             f"add them to a pattern in train/optim/groups.py, or set requires_grad=False (patterns: {patterns})"
         )
-
-
-def assignment_table(optimizers: Iterable[Optimizer]) -> list[str]:
-    """One line for each parameter name without its layer number: pattern, optimizer, shape, count."""
-    counts = Counter(
-        (re.sub(r"\.\d+\.", ".*.", name), type(optim).__name__, "x".join(map(str, param.shape)))
-        for optim in optimizers
-        for group in optim.param_groups
-        for name, param in zip(group["param_names"], group["params"], strict=True)
-    )
-    rows = [("parameter", "optimizer", "shape", "count"), *((*key, str(count)) for key, count in counts.items())]
-    return aligned(rows)

@@ -21,7 +21,7 @@ rank owns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -38,6 +38,7 @@ from train.optim.orthogonal.newton_schulz import orthogonalize
 from train.optim.orthogonal.owned import OwnedMatrices
 from train.optim.orthogonal.ownership import Matrix, plan_rounds
 from train.optim.orthogonal.placement import Grid, first_matrix, grid_of, local_batch
+from train.optim.orthogonal.traffic import bytes_received
 
 Orthogonalize = Callable[[Tensor], Tensor]
 
@@ -100,20 +101,48 @@ class Muon(Optimizer):
             for round_ in rounds
         )
 
+    def owners(self) -> dict[str, list[int]]:
+        """Name of a parameter -> the rank that owns each of its matrices which this rank's grid holds."""
+        owned = {name: {} for name in self._names()}
+        names = list(owned)
+        for grid, rounds in self.plan.items():
+            for round_ in rounds:
+                for shard, replica, matrix in round_.each():
+                    owned[names[matrix.param]][matrix.index] = grid.rank(shard=shard, replica=replica)
+        return {name: [ranks[index] for index in sorted(ranks)] for name, ranks in owned.items()}
+
+    def bytes_received(self) -> dict[str, int]:
+        """Name of a parameter -> what this rank receives of it in a step, in the mean over its grid."""
+        names = self._names()
+        received = dict.fromkeys(names, 0.0)
+        for grid, rounds in self.plan.items():
+            for round_ in rounds:
+                for _, _, matrix in round_.each():
+                    received[names[matrix.param]] += bytes_received(
+                        matrix.rows * matrix.cols,
+                        num_shards=grid.shards.size,
+                        num_replicas=grid.replicas.size,
+                        update_bytes=self.dtype.itemsize,
+                    )
+        return {name: round(size) for name, size in received.items()}
+
     def _make_state(self) -> None:
         """Zero momentum for what this rank owns. At once, since torchtitan has an optimizer without state take a step
         before it saves or loads: a rank that owns nothing would take it alone."""
         indices: dict[int, list[int]] = {}
         for grid, rounds in self.plan.items():
             for round_ in rounds:
-                for m in round_.of_owner(shard=grid.shards.index, replica=grid.replicas.index):
-                    indices.setdefault(m.param, []).append(m.index)
+                for matrix in round_.of_owner(shard=grid.shards.index, replica=grid.replicas.index):
+                    indices.setdefault(matrix.param, []).append(matrix.index)
         for place, param in enumerate(self._params()):
             owned = sorted(indices.get(place, []))
             self.state[param]["momentum_buffer"] = OwnedMatrices.zeros(param, owned, first=first_matrix(param))
 
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
+
+    def _names(self) -> list[str]:
+        return [name for group in self.param_groups for name, _ in _named(group)]
 
     def _ascent(self) -> Callable[[list[Matrix], Tensor], Tensor]:
         """The function that makes gradients of matrices that this rank owns into orthogonal updates."""
@@ -200,3 +229,11 @@ class MuonConfig(OptimizerOptions):
     num_states: ClassVar[int] = 1
     of_the_whole: ClassVar[tuple[str, ...]] = ("momentum", "nesterov", "coefficients", "ns_dtype", "exchange_mib")
     takes_vectors: ClassVar[bool] = False
+
+    @classmethod
+    def num_matrices(cls, shape: Sequence[int]) -> int:
+        return shape[0] if len(shape) == 3 else 1
+
+    @classmethod
+    def rate_factor(cls, shape: Sequence[int]) -> float:
+        return shape_factor(*shape[-2:])

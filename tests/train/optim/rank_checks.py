@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,8 @@ class Outcome:
     """Matrices given to Newton-Schulz in one step, summed over the world."""
     num_momenta: int
     """Matrices of momentum that are kept, summed over the world."""
+    are_owners_known: bool
+    """Whether every rank says of every other what that owns."""
     num_collectives: int
     """Collectives of one Muon step."""
 
@@ -96,6 +99,7 @@ def check_case(case: Case) -> Outcome:
         error=error_against(one_rank_weights(SECTION, steps=2), model.parameters(), case),
         num_orthogonalized=int(over_ranks(counter.count, dist.ReduceOp.SUM)),
         num_momenta=int(over_ranks(num_momenta(muon), dist.ReduceOp.SUM)),
+        are_owners_known=are_owners_known(muon),
         num_collectives=int(over_ranks(collectives.get_total_counts(), dist.ReduceOp.MAX)),
     )
 
@@ -211,6 +215,22 @@ def over_ranks(value: float, operation: dist.ReduceOp.RedOpType) -> float:
 
 def num_momenta(muon: Muon) -> int:
     return sum(len(state["momentum_buffer"].matrices) for state in muon.state.values())
+
+
+def are_owners_known(muon: Muon) -> bool:
+    """Each rank writes down the owners of all matrices that its grids hold: they keep the momentum, and nobody else."""
+    names = [name for group in muon.param_groups for name in group["param_names"]]
+    params = [param for group in muon.param_groups for param in group["params"]]
+    momenta = {name: muon.state[param]["momentum_buffer"] for name, param in zip(names, params, strict=True)}
+    kept = {(name, m.first + index, dist.get_rank()) for name, m in momenta.items() for index in m.matrices}
+    said = {
+        (name, momenta[name].first + index, owner)
+        for name, owners in muon.owners().items()
+        for index, owner in enumerate(owners)
+    }
+    of_all: list[Any] = [None] * WORLD_SIZE
+    dist.all_gather_object(of_all, (kept, said))
+    return set().union(*(kept for kept, _ in of_all)) == set().union(*(said for _, said in of_all))
 
 
 def muon_of(optimizers: Optimizers) -> Muon:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tests.train.optim.small_model import model_of
 from train.optim.adamw import AdamWConfig
 from train.optim.config import OPTIMIZERS, OptimizerConfig
-from train.optim.groups import Optimizers, assignment_table, optimizers_config
+from train.optim.groups import Optimizers, optimizers_config
 from train.optim.muon import MuonConfig
 from train.optim.orthogonal.owned import OwnedMatrices
 
@@ -107,14 +107,6 @@ def is_equal(got: Any, want: Any) -> bool:
             torch.equal(got.matrices[index], matrix) for index, matrix in want.matrices.items()
         )
     return torch.equal(got, want) if isinstance(want, torch.Tensor) else got == want
-
-
-def test_the_table_counts_layers_together():
-    table = assignment_table(build(trinity()))
-    rows = [row.split() for row in table]
-    assert rows[0] == ["parameter", "optimizer", "shape", "count"]
-    assert ["layers.*.attention.qkv_linear.wq.weight", "Muon", "4x4", "2"] in rows
-    assert [f"layers.*.{EXPERTS}.w1_EFD", "Muon", "2x4x4", "1"] in rows
 
 
 def test_the_section_is_checked_field_by_field():

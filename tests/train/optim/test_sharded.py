@@ -36,6 +36,11 @@ def test_the_momentum_of_each_matrix_is_kept_once_in_the_world(outcomes, case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_every_rank_knows_the_owners(outcomes, case):
+    assert outcomes[case].are_owners_known
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_collectives_of_a_step_are_few_and_fixed(outcomes, case):
     assert outcomes[case].num_collectives == CASES[case].collectives
 

@@ -12,6 +12,7 @@ the replicas, so that each replica contributes about as much to the all_gather.
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,13 @@ class Round:
     def of_owner(self, *, shard: int, replica: int) -> tuple[Matrix, ...]:
         """What one rank owns."""
         return self.owned[replica][shard]
+
+    def each(self) -> Iterator[tuple[int, int, Matrix]]:
+        """(shard, replica, matrix that it owns)."""
+        for replica, of_replica in enumerate(self.owned):
+            for shard, of_owner in enumerate(of_replica):
+                for matrix in of_owner:
+                    yield shard, replica, matrix
 
     def of_replica(self, replica: int) -> list[Matrix]:
         """All matrices that the ranks of one replica own, owner by owner."""
@@ -77,15 +85,18 @@ def plan_rounds(
 def summary(rounds: Sequence[Round]) -> str:
     """The plan of a grid in figures, for the log."""
     num_replicas, num_shards = len(rounds[0].owned), len(rounds[0].owned[0])
-    owned = [
-        [m for round_ in rounds for m in round_.owned[replica][shard]]
-        for replica in range(num_replicas)
-        for shard in range(num_shards)
-    ]
-    flops = [sum(newton_schulz_flops(m.rows, m.cols) for m in of_owner) for of_owner in owned]
+    owned: dict[tuple[int, int], list[Matrix]] = defaultdict(list)
+    for round_ in rounds:
+        for shard, replica, matrix in round_.each():
+            owned[shard, replica].append(matrix)
+    num_owners = num_shards * num_replicas
+    flops = [sum(newton_schulz_flops(m.rows, m.cols) for m in of_owner) for of_owner in owned.values()]
+    elements = [sum(m.rows * m.cols for m in of_owner) for of_owner in owned.values()]
     return (
-        f"{sum(map(len, owned)):,} matrices over {num_shards} shards x {num_replicas} replicas, "
-        f"{len(rounds)} rounds, busiest rank {max(flops):.2e} flops ({max(flops) * len(flops) / sum(flops):.2f} x mean)"
+        f"{sum(map(len, owned.values())):,} matrices over {num_shards} shards x {num_replicas} replicas, "
+        f"{len(rounds)} rounds, busiest rank {max(flops):.2e} flops ({max(flops) * num_owners / sum(flops):.2f} x mean)"
+        f", largest momentum {4 * max(elements) / 2**20:,.0f} MiB (mean {4 * sum(elements) / num_owners / 2**20:,.0f}, "
+        f"kept by every replica {4 * sum(elements) / num_shards / 2**20:,.0f})"
     )
 
 

@@ -33,6 +33,10 @@ class Axis:
     def size(self) -> int:
         return len(self.ranks)
 
+    def way_to(self, index: int) -> int:
+        """From this rank's number to that of another."""
+        return self.ranks[index] - self.ranks[self.index]
+
 
 ALONE = Axis()
 
@@ -43,6 +47,11 @@ class Grid:
 
     shards: Axis = ALONE
     replicas: Axis = ALONE
+
+    def rank(self, *, shard: int, replica: int) -> int:
+        """The global number of a rank. Along an axis of a mesh the numbers go up alike, wherever the axis begins."""
+        own = dist.get_rank() if dist.is_initialized() else 0
+        return own + self.shards.way_to(shard) + self.replicas.way_to(replica)
 
 
 def local_batch(tensor: Tensor) -> Tensor:

@@ -81,8 +81,9 @@ def test_rows_are_cut_as_torch_chunk_cuts_them(rows, num_shards):
 
 
 def test_summary_tells_size_and_balance():
-    # one matrix on two ranks: the busiest does all of it, twice the mean
-    rounds = plan_rounds([Matrix(0, 0, 2, 3)], num_shards=2, num_replicas=1, max_elements=UNLIMITED)
-    assert (
-        summary(rounds) == "1 matrices over 2 shards x 1 replicas, 1 rounds, busiest rank 3.20e+02 flops (2.00 x mean)"
+    # one matrix on two ranks: the busiest does all of it, twice the mean, and keeps its 4 MiB of float32
+    rounds = plan_rounds([Matrix(0, 0, 1024, 1024)], num_shards=1, num_replicas=2, max_elements=UNLIMITED)
+    assert summary(rounds) == (
+        "1 matrices over 1 shards x 2 replicas, 1 rounds, busiest rank 3.22e+10 flops (2.00 x mean), "
+        "largest momentum 4 MiB (mean 2, kept by every replica 4)"
     )
