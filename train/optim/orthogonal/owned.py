@@ -34,9 +34,10 @@ class OwnedMatrices(Tensor):
     def __new__(cls, like: Tensor, matrices: Mapping[int, Tensor], *, first: int) -> OwnedMatrices:
         """like: any tensor with the shape of the whole; without matrices, also with its data type and device."""
         one = next(iter(matrices.values()), like)
-        whole = Tensor._make_wrapper_subclass(cls, like.shape, dtype=one.dtype, device=one.device)
-        whole.matrices, whole.first = dict(matrices), first
-        return whole
+        return Tensor._make_wrapper_subclass(cls, like.shape, dtype=one.dtype, device=one.device)
+
+    def __init__(self, like: Tensor, matrices: Mapping[int, Tensor], *, first: int):
+        self.matrices, self.first = dict(matrices), first
 
     @classmethod
     def zeros(cls, like: Tensor, indices: Iterable[int], *, first: int) -> OwnedMatrices:
@@ -44,7 +45,7 @@ class OwnedMatrices(Tensor):
         zero_MN = partial(torch.zeros, like.shape[-2:], dtype=like.dtype, device=like.device)
         return cls(like, {index: zero_MN() for index in indices}, first=first)
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # no result is wrapped again
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's own do
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -63,4 +63,4 @@ def test_a_copy_has_matrices_of_its_own():
 
 def test_nothing_is_computed_with_the_whole():
     with pytest.raises(TypeError, match="OwnedMatrices"):
-        owned(experts(), [0]) + 1
+        _ = owned(experts(), [0]) + 1
