@@ -6,36 +6,25 @@ the balancing rule updates instead of an optimizer.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.distributed.utils import set_spmd_backend
 
 from train.afmoe.config import ModelConfig
 from train.afmoe.decoder import Afmoe, moe_layers
 from train.afmoe.spec import afmoe_config
+from train.blueprint.kinds import KINDS, ROUTED, first_match, kind_of
 from train.optim.config import OptimizerConfig
 from train.optim.groups import BY_CLASS_NAME, check_all_match, optimizers_config
+from train.optim.orthogonal.placement import local
 
-ROUTED = "routed experts"
-_KINDS = {  # pattern of a name -> kind; the first that matches
-    r"^tok_embeddings\.": "embedding",
-    r"\.attention\.(qkv_linear|gate|wo)\.": "attention",
-    r"norm\.weight$": "norms",
-    r"\.feed_forward\.": "dense feed-forward",
-    r"\.moe\.(router\.|expert_bias_E$)": "router",
-    r"\.shared_experts\.": "shared experts",
-    r"\.routed_experts\.": ROUTED,
-    r"^lm_head\.": "head",
-}
 BALANCE = "balance"
 """The balancing rule, where others have an optimizer."""
 
@@ -81,11 +70,11 @@ def count(model: Afmoe, section: OptimizerConfig) -> list[Part]:
     patterns["expert_bias_E$"] = BALANCE
     alike: defaultdict[tuple[str, tuple[int, ...], str], dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in _counted(model):
-        alike[_first_match(name, _KINDS), tuple(tensor.shape), _first_match(name, patterns)][name] = tensor
+        alike[kind_of(name), tuple(tensor.shape), first_match(name, patterns)][name] = tensor
     moe = next((moe for _, moe in moe_layers(model)), None)
     visited = {} if moe is None else {ROUTED: Fraction(moe.top_k, moe.num_experts)}
     parts = [_part(*key, tensors=tensors, visited=visited.get(key[0], Fraction(1))) for key, tensors in alike.items()]
-    return sorted(parts, key=lambda part: list(_KINDS.values()).index(part.kind))
+    return sorted(parts, key=lambda part: list(KINDS.values()).index(part.kind))
 
 
 def count_whole(model: ModelConfig, section: OptimizerConfig) -> list[Part]:
@@ -112,13 +101,5 @@ def _part(kind: str, shape: tuple[int, ...], updater: str, *, tensors: dict[str,
         num_tensors=len(tensors),
         total=total,
         active=int(total * visited),
-        on_rank=sum(_local(tensor).numel() for tensor in tensors.values()),
+        on_rank=sum(local(tensor).numel() for tensor in tensors.values()),
     )
-
-
-def _first_match(name: str, patterns: Mapping[str, str]) -> str:
-    return next(meaning for pattern, meaning in patterns.items() if re.search(pattern, name))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -34,6 +34,7 @@ from train.afmoe.decoder import moe_layers
 from train.afmoe.tally import take_
 from train.balance.balancer import Balancer
 from train.balance.watch import BalanceWatch
+from train.blueprint.kinds import kind_of
 from train.checkpoint.manager import Checkpoints
 from train.config.run import Run
 from train.config.rundir import check_same_start
@@ -48,11 +49,12 @@ from train.loop.stopwatch import Stopwatch
 from train.loop.totals import Microbatches, Totals, stack, total
 from train.loss.cross_entropy import CrossEntropyZLoss
 from train.loss.sums import LossSums
-from train.metrics.row import Speed, Validated
+from train.metrics.row import Speed, Validated, Watched
 from train.metrics.sinks import Sinks, open_sinks
 from train.metrics.weights_and_biases import RunFacts
 from train.optim.clip import clip_grad_norm_
 from train.optim.groups import Optimizers
+from train.optim.health import Health
 from train.optim.manifest import FILE_NAME as MANIFEST
 from train.optim.manifest import check_same_rules, rules_text
 from train.process.stop import StopWish
@@ -104,6 +106,13 @@ class Trainer(titan.Trainer):
         self.held_out = HeldOut(
             config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size
         )
+        self.health = Health(
+            self.optimizers,
+            kind_of,
+            every=config.run.metrics.panels_every,
+            device=self.device,
+            group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
+        )
         self.initial_validation: dict[str, float] = {}
         self.sinks: Sinks | None = None
         self.pulse = Pulse()
@@ -145,7 +154,7 @@ class Trainer(titan.Trainer):
         totals = self._total(step, figures)
         self._stop_unless_sound(step, totals, grad_norm)
         with self.stopwatch("optimizer"):
-            rates = self._update(totals)
+            rates = self._update(step, totals)
         self._record(step, totals, grad_norm, rates)
         if totals.stop:
             self._stop_after(step)
@@ -237,10 +246,11 @@ class Trainer(titan.Trainer):
         tokens = self._tokens(step)
         check_counts(totals.routing.counts_LE, self.moe_layer_ids, tokens=tokens, top_k=run.model.top_k)
 
-    def _update(self, totals: Totals) -> dict[str, float]:
+    def _update(self, step: Step, totals: Totals) -> dict[str, float]:
         """Moves biases, weights and learning rates. Returns the rates that the weights were moved by."""
         rates = self.optimizers.learning_rates()
         self.balancer.update_biases_(totals.routing.counts_LE.to(self.device))
+        self.health.begin(step.number)
         self.optimizers.step()
         self.lr_schedulers.step()
         return rates
@@ -257,7 +267,7 @@ class Trainer(titan.Trainer):
             rates=rates,
             z_loss_weight=self.loss_fn.z_loss_weight,
             balance_loss_weight=self.balancer.config.sequence_loss_weight,
-            watched=self.watch.observe(step.number, totals.routing, tokens=self._tokens(step)),
+            watched=self._watched(step, totals),
             validated=self._validate(step),
             speed=self._measure_speed(step),  # last: it ends the lap
         )
@@ -269,6 +279,13 @@ class Trainer(titan.Trainer):
         """Makes `step` the last of this process, and torchtitan's loop, which saves next, save it."""
         self.is_stopped = step.number < self.config.training.steps
         self.checkpointer.save_after(step.number)
+
+    def _watched(self, step: Step, totals: Totals) -> Watched:
+        """What the step shows of the balance of experts, and of the optimizers."""
+        watched = self.watch.observe(step.number, totals.routing, tokens=self._tokens(step))
+        if figures := self.health.end():
+            watched["optimizer"] = figures
+        return watched
 
     def _validate(self, step: Step) -> Validated:
         """Held-out losses where the step ends with a checkpoint, and in step 1 those of the untrained model."""

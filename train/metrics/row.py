@@ -42,13 +42,16 @@ class Rates(TypedDict):
 
 
 class Watched(TypedDict, total=False):
-    """What some steps show of the balance of the experts."""
+    """What some steps show of the balance of the experts and of the optimizers."""
 
     balance: dict[str, dict[str, float]]
     """Group of layers (early, middle, late) -> panel -> figure; every metrics.panels_every steps. The panels are
     described in train/balance/panels.py."""
     by_layer: dict[str, ByLayer]
     """Panel -> figure of each layer; in the same steps."""
+    optimizer: dict[str, dict[str, float]]
+    """Figure -> kind of parameter -> its value for one of them; in the same steps. The figures are described in
+    train/optim/health.py."""
     loads: Path
     """The picture of the loads that the step has drawn (in the file: its path); every metrics.heatmap_every steps."""
     alarm: str

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from train.optim.orthogonal.placement import local
 
 
 @torch.no_grad()
@@ -23,14 +24,10 @@ def clip_grad_norm_(parameters: Iterable[Tensor], *, max_norm: float, shard_grou
     shard_group: the ranks that together hold each gradient once (HSDP's `fsdp` axis: one replica of the model, with the
     experts of all its EP ranks); None where this rank holds them whole. The norm is the same on every rank.
     """
-    grads = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    grads = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     square = torch.stack(torch._foreach_norm(grads, 2, torch.float32)).square().sum()
     if shard_group is not None:
         dist.all_reduce(square, group=shard_group)
     norm = square.sqrt()
     torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

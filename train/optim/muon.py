@@ -74,6 +74,8 @@ class Muon(Optimizer):
         self.dtype = getattr(torch, ns_dtype)
         self.orthogonalize: Orthogonalize = partial(orthogonalize, coefficients=coefficients, dtype=self.dtype)
         max_elements = int(exchange_mib * 2**20) // self.dtype.itemsize
+        self.on_update: Callable[[list[Matrix], Tensor], None] = lambda matrices, u_BMN: None
+        """Called with the updates of matrices that this rank owns, before they travel."""
         self.plan = {
             grid: plan_rounds(
                 matrices, num_shards=grid.shards.size, num_replicas=grid.replicas.size, max_elements=max_elements
@@ -103,7 +105,7 @@ class Muon(Optimizer):
 
     def owners(self) -> dict[str, list[int]]:
         """Name of a parameter -> the rank that owns each of its matrices which this rank's grid holds."""
-        owned = {name: {} for name in self._names()}
+        owned = {name: {} for name in self.names()}
         names = list(owned)
         for grid, rounds in self.plan.items():
             for round_ in rounds:
@@ -113,7 +115,7 @@ class Muon(Optimizer):
 
     def bytes_received(self) -> dict[str, int]:
         """Name of a parameter -> what this rank receives of it in a step, in the mean over its grid."""
-        names = self._names()
+        names = self.names()
         received = dict.fromkeys(names, 0.0)
         for grid, rounds in self.plan.items():
             for round_ in rounds:
@@ -141,7 +143,8 @@ class Muon(Optimizer):
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Of the parameters, in the order in which a Matrix counts them."""
         return [name for group in self.param_groups for name, _ in _named(group)]
 
     def _ascent(self) -> Callable[[list[Matrix], Tensor], Tensor]:
@@ -156,7 +159,9 @@ class Muon(Optimizer):
                 torch._foreach_add_(gradients, m_MNs, alpha=self.momentum)
             else:
                 torch._foreach_copy_(gradients, m_MNs)
-            return self.orthogonalize(g_BMN)
+            u_BMN = self.orthogonalize(g_BMN)
+            self.on_update(matrices, u_BMN)
+            return u_BMN
 
         return ascend_
 

@@ -25,10 +25,12 @@ from tests.train.optim.small_model import (
     sharded_model_of,
     values,
 )
+from train.blueprint.kinds import kind_of
 from train.optim.adamw import AdamWConfig
 from train.optim.clip import clip_grad_norm_
 from train.optim.config import OptimizerConfig
 from train.optim.groups import Optimizers, optimizers_config
+from train.optim.health import Health, HealthFigures
 from train.optim.muon import Muon, MuonConfig, Orthogonalize
 
 WORLD_SIZE = 4
@@ -47,6 +49,8 @@ class Outcome:
     """Matrices given to Newton-Schulz in one step, summed over the world."""
     num_momenta: int
     """Matrices of momentum that are kept, summed over the world."""
+    health: tuple[HealthFigures, HealthFigures]
+    """Of its second step, on the first and on the last rank."""
     are_owners_known: bool
     """Whether every rank says of every other what that owns."""
     num_collectives: int
@@ -73,8 +77,9 @@ def run_checks(rank: int, folder: str) -> None:
     """Rank 0 leaves {check: Outcome, Clipping, number or message} in <folder>/outcomes.pt."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE)
-    outcomes: dict[str, Outcome | Clipping | float | str] = {name: check_case(case) for name, case in CASES.items()}
+    outcomes: dict[str, Any] = {name: check_case(case) for name, case in CASES.items()}
     outcomes |= {f"clip {name}": check_clipping(case) for name, case in CASES.items()}
+    outcomes["health of 1 rank"] = one_rank(SECTION, steps=2)[1]
     outcomes["bfloat16"] = check_bfloat16()
     outcomes["first state_dict"] = check_first_state_dict()
     outcomes["columns"] = check_columns_are_refused()
@@ -93,12 +98,17 @@ def check_case(case: Case) -> Outcome:
     step(optimizers, model, case, seed=1)
     set_gradients(model, sharded_model_of(values(seed=2), case))
     counter.count = 0
+    health = Health(optimizers, kind_of, every=1, device=torch.device("cpu"), group=dist.group.WORLD)
+    health.begin(step=2)
     with CommDebugMode() as collectives:
         optimizers.step()
+    figures: list[Any] = [None] * WORLD_SIZE
+    dist.all_gather_object(figures, health.end())
     return Outcome(
         error=error_against(one_rank_weights(SECTION, steps=2), model.parameters(), case),
         num_orthogonalized=int(over_ranks(counter.count, dist.ReduceOp.SUM)),
         num_momenta=int(over_ranks(num_momenta(muon), dist.ReduceOp.SUM)),
+        health=(figures[0], figures[-1]),
         are_owners_known=are_owners_known(muon),
         num_collectives=int(over_ranks(collectives.get_total_counts(), dist.ReduceOp.MAX)),
     )
@@ -183,12 +193,21 @@ def step(optimizers: Optimizers, model: nn.Module, case: Case, *, seed: int) -> 
 
 def one_rank_weights(section: OptimizerConfig, *, steps: int) -> dict[str, Tensor]:
     """The same training on plain tensors, without any collective."""
+    return one_rank(section, steps=steps)[0]
+
+
+def one_rank(section: OptimizerConfig, *, steps: int) -> tuple[dict[str, Tensor], HealthFigures]:
+    """(weights after these steps, health of the last)."""
     model = model_of(values(seed=0))
     optimizers = build(model, section)
-    for seed in range(1, steps + 1):
-        set_gradients(model, model_of(values(seed)))
+    health = Health(optimizers, kind_of, every=1, device=torch.device("cpu"), group=None)
+    figures: HealthFigures = {}
+    for step in range(1, steps + 1):
+        set_gradients(model, model_of(values(seed=step)))
+        health.begin(step)
         optimizers.step()
-    return {name: param.detach() for name, param in model.named_parameters()}
+        figures = health.end()
+    return {name: param.detach() for name, param in model.named_parameters()}, figures
 
 
 def error_against(expected: dict[str, Tensor], tensors: Iterable[Tensor], case: Case) -> float:

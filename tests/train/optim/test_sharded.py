@@ -41,6 +41,14 @@ def test_every_rank_knows_the_owners(outcomes, case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_every_rank_sees_the_same_health_as_one_rank_alone(outcomes, case):
+    first, last = outcomes[case].health
+    assert first == last
+    for figure, of_kind in outcomes["health of 1 rank"].items():
+        assert first[figure] == pytest.approx(of_kind, rel=1e-4)  # a difference of float32 weights, by a rate of 0.02
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_collectives_of_a_step_are_few_and_fixed(outcomes, case):
     assert outcomes[case].num_collectives == CASES[case].collectives
 

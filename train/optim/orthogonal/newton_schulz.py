@@ -41,6 +41,16 @@ def orthogonalize(x_BMN: Tensor, *, coefficients: str, dtype: torch.dtype) -> Te
     return newton_schulz(x_BMN.to(dtype), COEFFICIENTS[coefficients])
 
 
+def residual(u_MN: Tensor) -> Tensor:
+    """How far a matrix is from orthogonal: root mean square of s^2 - 1 over its singular values s. float32 [].
+
+    From |UU^T - I|_F, over the square root of the shorter side.
+    """
+    u_MN = u_MN.float()
+    gram = u_MN @ u_MN.mT if u_MN.shape[0] <= u_MN.shape[1] else u_MN.mT @ u_MN
+    return (gram - torch.eye(len(gram), device=gram.device)).norm() / len(gram) ** 0.5
+
+
 def newton_schulz(x_BMN: Tensor, polynomials: tuple[Polynomial, ...]) -> Tensor:
     """Applies the polynomials in turn, in the data type of x_BMN."""
     is_tall = x_BMN.shape[-2] > x_BMN.shape[-1]

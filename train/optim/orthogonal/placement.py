@@ -54,10 +54,15 @@ class Grid:
         return own + self.shards.way_to(shard) + self.replicas.way_to(replica)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part, sharing storage."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def local_batch(tensor: Tensor) -> Tensor:
     """This rank's part as [matrices, rows, columns], sharing storage."""
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local if local.ndim == 3 else local.unsqueeze(0)
+    part = local(tensor)
+    return part if part.ndim == 3 else part.unsqueeze(0)
 
 
 def first_matrix(tensor: Tensor) -> int:
