@@ -1,4 +1,8 @@
-"""Weights at step 0: a function of the seed and of each weight's place in the whole model, never of the mesh."""
+"""Weights at step 0: a function of the seed and of each weight's place in the whole model, never of the mesh.
+
+They are drawn where they lie: one thread of a CPU takes minutes for a rank's part of Trinity Large. Each kind of device
+has numbers of its own (of GPUs, each model: the streams of CUDA's generator follow the number of multiprocessors).
+"""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -48,8 +52,8 @@ def _fill_trunc_normal_(parameter: Tensor, *, name: str, std: float, seed: int) 
         return
     for block, wanted, held in _blocks(offset[0], local.shape[0], rows):
         size = min(rows, parameter.shape[0] - block * rows)
-        values = torch.empty(size, *parameter.shape[1:], dtype=torch.float32)
-        generator = torch.Generator().manual_seed(block_seed(seed, name, block))
+        values = torch.empty(size, *parameter.shape[1:], dtype=torch.float32, device=local.device)
+        generator = torch.Generator(local.device).manual_seed(block_seed(seed, name, block))
         nn.init.trunc_normal_(values, std=std, a=-CUT * std, b=CUT * std, generator=generator)
         inner = tuple(slice(start, start + length) for start, length in zip(offset[1:], local.shape[1:], strict=True))
         local[held].copy_(values[(wanted, *inner)])
