@@ -1,5 +1,5 @@
 """What a step sends, counted on two replicas of two shards: replicas exchange their gradients once, however many
-microbatches a step has."""
+microbatches a step has; and all of it is what train/blueprint/traffic.py says of pretended ranks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,28 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from data_pipelines.settings.compose import compose
 from tests.train.runs import Result, run
 from tests.train.small import mesh, small_settings
+from train.blueprint.sharded import blueprint, pretended_ranks
+from train.blueprint.traffic import Moved, hsdp_traffic
+from train.config.check import check
 
 STEPS = 2
-COLLECTIVES = ("all_reduce", "reduce_scatter_tensor")
+COLLECTIVES = {
+    "all_gather_single": "all_gather",
+    "reduce_scatter_single": "reduce_scatter",
+    "all_reduce": "all_reduce",
+}
+"""torch's name -> ours."""
 
 
 def count_traffic(file: Path) -> None:
@@ -33,7 +46,7 @@ def count_traffic(file: Path) -> None:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if "_fully_shard" in sys._getframe(1).f_code.co_filename:
-                tensor = kwargs["input"] if "input" in kwargs else args[0]
+                tensor = kwargs["input"] if "input" in kwargs else args[-1]
                 calls[name] += 1
                 sizes[name] += tensor.numel() * tensor.element_size()
             return collective(*args, **kwargs)
@@ -54,12 +67,18 @@ def count_traffic(file: Path) -> None:
     Trainer.train_step = step  # type: ignore[method-assign]
 
 
-@pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[int]]]:
+class Counted(NamedTuple):
+    settings: list[str]
+    steps: dict[int, dict[str, list[int]]]
     """Microbatches of a step -> collective -> its calls and bytes."""
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
     folder = tmp_path_factory.mktemp("traffic")
     settings = [*small_settings(folder), *mesh(replicas=2, shards=2, expert_ranks=2), f"run.stop_after_step={STEPS}"]
     settings += ["schedule.batch=[{from_tokens: 0, sequences: 12}]", "checkpoint.enable=false"]
+    settings += ["parallelism.fsdp_reshard_after_forward=always"]
     found = {}
     for microbatches in (1, 3):
         file = folder / f"{microbatches}.json"
@@ -71,7 +90,12 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list
         )
         assert result.exit_codes == [0] * 4, result.output
         found[microbatches] = json.loads(file.read_text())
-    return found
+    return Counted(settings, found)
+
+
+@pytest.fixture(scope="module")
+def counts(counted: Counted) -> dict[int, dict[str, list[int]]]:
+    return counted.steps
 
 
 def test_replicas_exchange_gradients_once_a_step(counts: dict[int, dict[str, list[int]]]) -> None:
@@ -82,5 +106,29 @@ def test_replicas_exchange_gradients_once_a_step(counts: dict[int, dict[str, lis
 
 def test_shards_do_so_with_every_microbatch(counts: dict[int, dict[str, list[int]]]) -> None:
     """Gradients do not stay whole in between: that would cost the memory that shards save."""
-    calls, size = counts[1]["reduce_scatter_tensor"]
-    assert counts[3]["reduce_scatter_tensor"] == [3 * calls, 3 * size]
+    calls, size = counts[1]["reduce_scatter_single"]
+    assert calls > 4
+    assert counts[3]["reduce_scatter_single"] == [3 * calls, 3 * size]
+
+
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_a_pretended_rank_says_what_a_real_one_has_sent(counted: Counted, microbatches: int) -> None:
+    settings = check(compose(counted.settings))
+    with pretended_ranks(4):
+        model = blueprint(settings.model, training=settings.training, parallelism=settings.parallelism)
+        said = hsdp_traffic(model, num_microbatches=microbatches)
+    for name, ours in COLLECTIVES.items():
+        assert counted.steps[microbatches][name] == [said[ours].calls, said[ours].buffers]
+
+
+def test_hand_worked_bytes_that_come_over_the_network() -> None:
+    """A matrix of 8 x 4 on two replicas of two shards: 16 elements on a rank, bfloat16 there and float32 back."""
+    with pretended_ranks(4):
+        pairs = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp_replicate", "fsdp"))
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        model = nn.Linear(4, 8, bias=False, device="meta")
+        fully_shard(model, mesh=pairs, mp_policy=policy)
+        moved = hsdp_traffic(model, num_microbatches=2)
+    assert moved["all_gather"] == Moved(calls=4, buffers=4 * 32, received=4 * 32)
+    assert moved["reduce_scatter"] == Moved(calls=2, buffers=2 * 128, received=2 * 64)
+    assert moved["all_reduce"] == Moved(calls=1, buffers=64, received=2 * 64 * 1 / 2)
