@@ -47,6 +47,7 @@ class Optimizers(OptimizersContainer):
             if isinstance(optim, Muon):
                 for rounds in optim.plan.values():
                     logger.info(f"Muon: {summary(rounds)}")
+                logger.info(f"Muon: in all, the busiest rank of the narrowest grid has {optim.balance():.2f} x mean")
 
     def manifest(self, *, num_ranks: int) -> str:
         """What the run directory keeps of the optimizers."""

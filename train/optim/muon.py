@@ -21,6 +21,7 @@ rank owns.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,7 @@ from train.optim.base import DecayRate, OptimizerOptions
 from train.optim.orthogonal.exchange import exchange, run_interleaved
 from train.optim.orthogonal.newton_schulz import orthogonalize
 from train.optim.orthogonal.owned import OwnedMatrices
-from train.optim.orthogonal.ownership import Matrix, plan_rounds
+from train.optim.orthogonal.ownership import Matrix, Round, newton_schulz_flops, plan_rounds
 from train.optim.orthogonal.placement import Grid, first_matrix, grid_of, local_batch
 from train.optim.orthogonal.traffic import bytes_received
 
@@ -73,15 +74,9 @@ class Muon(Optimizer):
         self.momentum, self.nesterov = momentum, nesterov
         self.dtype = getattr(torch, ns_dtype)
         self.orthogonalize: Orthogonalize = partial(orthogonalize, coefficients=coefficients, dtype=self.dtype)
-        max_elements = int(exchange_mib * 2**20) // self.dtype.itemsize
         self.on_update: Callable[[list[Matrix], Tensor], None] = lambda matrices, u_BMN: None
         """Called with the updates of matrices that this rank owns, before they travel."""
-        self.plan = {
-            grid: plan_rounds(
-                matrices, num_shards=grid.shards.size, num_replicas=grid.replicas.size, max_elements=max_elements
-            )
-            for grid, matrices in self._matrices_by_grid().items()
-        }
+        self.plan = self._plan(max_elements=int(exchange_mib * 2**20) // self.dtype.itemsize)
         self._make_state()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -102,6 +97,31 @@ class Muon(Optimizer):
             for grid, rounds in self.plan.items()
             for round_ in rounds
         )
+
+    def _plan(self, max_elements: int) -> dict[Grid, tuple[Round, ...]]:
+        """The wider grid first: the ranks of a narrower one within know its plan, and what it gives them to do."""
+        by_grid = self._matrices_by_grid()
+        plans: dict[Grid, tuple[Round, ...]] = {}
+        for grid in sorted(by_grid, key=lambda grid: -len(grid.ranks())):
+            work = Counter[int]()
+            for wider, rounds in plans.items():
+                if set(wider.ranks()) >= set(grid.ranks()):
+                    work += flops_by_rank(wider, rounds)
+            plans[grid] = plan_rounds(
+                by_grid[grid],
+                num_shards=grid.shards.size,
+                num_replicas=grid.replicas.size,
+                max_elements=max_elements,
+                work=[work[rank] for rank in grid.ranks()],
+            )
+        return {grid: plans[grid] for grid in by_grid}
+
+    def balance(self) -> float:
+        """Flops of the busiest rank over their mean, all matrices together, among the ranks whose work is known here:
+        those of the narrowest grid."""
+        work = sum((flops_by_rank(grid, rounds) for grid, rounds in self.plan.items()), Counter[int]())
+        known = [work[rank] for rank in min((grid.ranks() for grid in self.plan), key=len)]
+        return max(known) * len(known) / sum(known)
 
     def owners(self) -> dict[str, list[int]]:
         """Name of a parameter -> the rank that owns each of its matrices which this rank's grid holds."""
@@ -188,6 +208,15 @@ class Muon(Optimizer):
             rows, cols = param.shape[-2:]
             by_grid.setdefault(grid, []).extend(Matrix(i, e, rows, cols) for e in range(len(local_batch(param))))
         return {grid: matrices for grid, matrices in by_grid.items() if matrices}
+
+
+def flops_by_rank(grid: Grid, rounds: Sequence[Round]) -> Counter[int]:
+    """What the owners of a grid have to do in a step, by their global numbers."""
+    flops = Counter[int]()
+    for round_ in rounds:
+        for shard, replica, matrix in round_.each():
+            flops[grid.rank(shard=shard, replica=replica)] += newton_schulz_flops(matrix.rows, matrix.cols)
+    return flops
 
 
 def _gradients(group: dict[str, Any]) -> list[Tensor]:

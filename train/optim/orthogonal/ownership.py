@@ -4,6 +4,9 @@ The ranks that hold the same matrices form a grid: the rows of each matrix are s
 `num_replicas` copies of that exist. Any of the S x R ranks can own a matrix, so each is orthogonalised once in the
 grid instead of once per replica.
 
+A rank may be in several grids: that of its experts lies within that of all other matrices. The wider one is planned
+first, and what its owners have to do there counts in the narrower one.
+
 The largest matrix goes first, and each goes to the rank with the least work so far (longest processing time first:
 Graham 1969; the busiest rank has at most 4/3 of what it has in the best plan). Ranks with equal work take turns over
 the replicas, so that each replica contributes about as much to the all_gather.
@@ -65,11 +68,20 @@ def row_chunk(rows: int, shard: int, num_shards: int) -> range:
 
 
 def plan_rounds(
-    matrices: Sequence[Matrix], *, num_shards: int, num_replicas: int, max_elements: int
+    matrices: Sequence[Matrix],
+    *,
+    num_shards: int,
+    num_replicas: int,
+    max_elements: int,
+    work: Sequence[int] = (),
 ) -> tuple[Round, ...]:
-    """An owner for each matrix, in rounds. A rank's rows in a round are at most max_elements, or of a single matrix."""
+    """An owner for each matrix, in rounds. A rank's rows in a round are at most max_elements, or of a single matrix.
+
+    work: flops that each rank has to do besides, shard by shard; none where it is empty.
+    """
     # (work so far, owner): carried from round to round, so that the whole step is balanced and not only each round.
-    loads = [(0, owner) for owner in range(num_shards * num_replicas)]
+    loads = [(flops, owner) for owner, flops in enumerate(work or [0] * (num_shards * num_replicas))]
+    heapq.heapify(loads)
     rounds = []
     for together in _split(matrices, num_shards, max_elements):
         owned = [[[] for _ in range(num_shards)] for _ in range(num_replicas)]

@@ -48,6 +48,10 @@ class Grid:
     shards: Axis = ALONE
     replicas: Axis = ALONE
 
+    def ranks(self) -> list[int]:
+        """The global numbers of all, shard by shard."""
+        return [self.rank(shard=s, replica=r) for s in range(self.shards.size) for r in range(self.replicas.size)]
+
     def rank(self, *, shard: int, replica: int) -> int:
         """The global number of a rank. Along an axis of a mesh the numbers go up alike, wherever the axis begins."""
         own = dist.get_rank() if dist.is_initialized() else 0

@@ -80,6 +80,14 @@ def test_rows_are_cut_as_torch_chunk_cuts_them(rows, num_shards):
     assert [list(row_chunk(rows, shard, num_shards)) for shard in range(num_shards)] == chunks
 
 
+def test_who_has_other_work_gets_less():
+    # rank 0 has the work of a matrix already, so of three equal ones it gets one and rank 1 two
+    flops = newton_schulz_flops(8, 8)
+    matrices = [Matrix(0, index, 8, 8) for index in range(3)]
+    (round_,) = plan_rounds(matrices, num_shards=1, num_replicas=2, max_elements=UNLIMITED, work=[flops, 0])
+    assert [len(round_.of_owner(shard=0, replica=replica)) for replica in range(2)] == [1, 2]
+
+
 def test_summary_tells_size_and_balance():
     # one matrix on two ranks: the busiest does all of it, twice the mean, and keeps its 4 MiB of float32
     rounds = plan_rounds([Matrix(0, 0, 1024, 1024)], num_shards=1, num_replicas=2, max_elements=UNLIMITED)
