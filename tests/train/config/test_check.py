@@ -163,7 +163,8 @@ def test_a_token_amount_is_read_as_people_write_it() -> None:
         (
             "parallelism.data_parallel_shard_degree=6",
             "schedule.batch: 12 data-parallel ranks do not divide [32] sequences",  # 12 divides the other stage's 24
-            "change batch or mesh",
+            "change the batch, or the ranks to "
+            "8 (parallelism.data_parallel_replicate_degree=2 parallelism.data_parallel_shard_degree=4)",
         ),
         (
             "model.vocab_size=4096",
