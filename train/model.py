@@ -74,8 +74,9 @@ def read(overrides: list[str]) -> ModelSections:
     from train.config.check import check_some
     from train.config.run import ModelSections
 
-    # No backend of attention has parameters, and this one exists everywhere.
-    return check_some(compose(["run.name=count", *overrides, "model.attention=sdpa"]), ModelSections)
+    # Neither attention's backends nor dispatchers have parameters, and these exist everywhere.
+    anywhere = ["model.attention=sdpa", "model.dispatcher=standard"]
+    return check_some(compose(["run.name=count", *overrides, *anywhere]), ModelSections)
 
 
 def read_each(overrides: list[str]) -> list[ModelSections]:

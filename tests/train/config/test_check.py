@@ -339,6 +339,40 @@ def test_the_loss_of_liger_is_refused_without_its_package(monkeypatch: pytest.Mo
     check_smoke("loss.kernel=liger")
 
 
+DISPATCHED = ("model.dispatcher=hybridep_worst_case", "training.mixed_precision_param=bfloat16")
+
+
+def test_a_dispatcher_is_refused_without_its_package_or_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: None if name == "deep_ep" else object())
+    assert problems_of(*DISPATCHED) == [
+        "model.dispatcher=hybridep_worst_case: needs a CUDA device, and this machine has none; set standard",
+        "model.dispatcher=hybridep_worst_case: needs the package deep_ep, which is not installed; build it from "
+        "github.com/deepseek-ai/DeepEP (its branch hybrid-ep) or set standard",
+    ]
+    pretend_gpu(monkeypatch)
+    problem = only_problem_of("model.dispatcher=deepep", DISPATCHED[1])
+    assert problem.endswith("build it from github.com/deepseek-ai/DeepEP (version 2 or later) or set standard")
+    monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: object())
+    check_smoke(*DISPATCHED)
+
+
+def test_a_dispatcher_needs_ranks_and_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch)
+    monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: object())
+    assert "carries bfloat16 only; set that, or standard" in only_problem_of(DISPATCHED[0])
+    alone = (*DISPATCHED, "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 24}]")
+    assert "has all experts on each; set standard, or spread the experts" in only_problem_of(*alone)
+
+
+def test_a_run_of_another_dispatcher_can_be_read_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = check_smoke(DISPATCHED[1]).settings
+    settings["model"]["dispatcher"] = "deepep"
+    OmegaConf.save(OmegaConf.create(settings), tmp_path / "config.yaml")
+    assert load_run(tmp_path).model.dispatcher == "standard"
+
+
 def test_varlen_attention_computes_in_bfloat16_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch)
     monkeypatch.setattr("train.config.rules.machine.get_cuda_flash_attention_impl", lambda: None)

@@ -78,6 +78,15 @@ def expert_parallelism_divides(parallelism: ParallelismConfig, model: ModelConfi
     return None
 
 
+def dispatcher_has_ranks(model: ModelConfig, parallelism: ParallelismConfig) -> str | None:
+    if model.dispatcher != "standard" and parallelism.expert_parallel_degree == 1:
+        return (
+            f"model.dispatcher={model.dispatcher}: carries tokens between ranks, but "
+            "parallelism.expert_parallel_degree=1 has all experts on each; set standard, or spread the experts"
+        )
+    return None
+
+
 def batches_divide(training: TrainingConfig, parallelism: ParallelismConfig, schedule: ScheduleConfig) -> str | None:
     if training.local_batch_size < 1:
         return f"training.local_batch_size: must be at least 1, got {training.local_batch_size}"
@@ -105,6 +114,7 @@ RULES = (
     mesh_has_ranks,
     world_size_matches,
     expert_parallelism_divides,
+    dispatcher_has_ranks,
     batches_divide,
     parameters_stay_on_the_device,
 )
