@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.settings.compose import compose
 from train.afmoe.config import ModelConfig
+from train.config.binding import is_bound
 from train.config.check import check, check_some, load_run
+from train.config.rules.numbers import leaves
 from train.config.run import Run
 
 
@@ -50,6 +52,8 @@ def only_problem_of(*overrides: str) -> str:
         ("trinity_nano", 512, 506_640),
         ("trinity_mini", 512, 506_640),
         ("trinity_large", 2048, 138_830),
+        ("trinity_large_h200", 2048, 138_830),
+        ("trinity_large_h100", 2048, 138_830),
     ],
 )
 def test_every_experiment_is_clean(experiment: str, ranks: int, steps: int) -> None:
@@ -138,6 +142,14 @@ def test_a_run_that_an_older_version_started_with_an_empty_text_can_be_read(tmp_
     settings["checkpoint"]["initial_load_path"] = ""
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     assert load_run(tmp_path).checkpoint.initial_load_path is None
+
+
+@pytest.mark.parametrize("experiment", ["trinity_large_h200", "trinity_large_h100"])
+def test_a_recipe_for_other_gpus_is_the_same_run(experiment: str) -> None:
+    ours, theirs = (dict(leaves(check(compose([f"experiment={e}"])).settings)) for e in ("trinity_large", experiment))
+    differing = {path for path in ours | theirs if ours.get(path) != theirs.get(path)}
+    assert differing
+    assert not [path for path in differing if is_bound(path)]
 
 
 def test_a_token_amount_is_read_as_people_write_it() -> None:
@@ -292,12 +304,22 @@ def test_a_torch_without_timeouts_is_refused_where_there_is_a_gpu(monkeypatch: p
 def test_compiled_experts_are_not_recomputed_by_a_torch_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ("compile.enable=true", "training.mixed_precision_param=bfloat16", "activation_checkpoint.kind=full")
     monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 13))
+    check_smoke(*wanted)  # another machine may be the one that trains
+    as_one_of(monkeypatch, ranks=4)
     assert "cannot compile activation checkpointing around experts" in only_problem_of(*wanted)
     check_smoke(*wanted[:2])
     check_smoke(*wanted, "compile.components=[loss]")
-    check_smoke(*wanted, "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 24}]")
     monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 14))
     check_smoke(*wanted)
+    monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 13))
+    as_one_of(monkeypatch, ranks=1)
+    check_smoke(*wanted, "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 24}]")
+
+
+def as_one_of(monkeypatch: pytest.MonkeyPatch, *, ranks: int) -> None:
+    """As torchrun would have started this process."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
 
 
 @pytest.mark.parametrize("backend", ["flex", "varlen"])

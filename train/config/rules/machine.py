@@ -124,14 +124,23 @@ def liger_is_installed(loss: LossConfig) -> str | None:
 def compiled_experts_are_recomputed_from_2_14(
     compile: CompileConfig, parallelism: ParallelismConfig, activation_checkpoint: object
 ) -> str | None:
-    """Before, the compiler takes the mesh that the exchange of tokens saves for a tensor. Tried on CPUs: 2.13.0 fails,
-    2.14.1 trains."""
+    """Asked of a rank that starts: another machine may well check what this torch is not going to run."""
+    is_rank = "LOCAL_RANK" in os.environ
+    return recomputed_experts_problem(compile, parallelism, activation_checkpoint) if is_rank else None
+
+
+def recomputed_experts_problem(
+    compile: CompileConfig, parallelism: ParallelismConfig, activation_checkpoint: object
+) -> str | None:
+    """Before 2.14, the compiler takes the mesh that the exchange of tokens saves for a tensor. Tried on CPUs: 2.13.0
+    fails, 2.14.1 trains."""
     is_compiled = compile.enable and "model" in compile.components
     recomputes = activation_checkpoint is not None and parallelism.expert_parallel_degree > 1
     if is_compiled and recomputes and TORCH < (2, 14):
         return (
             f"compile.enable: torch {torch.__version__} cannot compile activation checkpointing around experts on "
-            "several ranks; install 2.14 or later, set activation_checkpoint.kind=none, or compile.components=[loss]"
+            "several ranks; install 2.14 or later, set compile.enable=false, activation_checkpoint.kind=none, or "
+            "compile.components=[loss]"
         )
     return None
 
