@@ -4,7 +4,8 @@ Weights, gradients and states are counted (count.py), layers and the loss are ru
 the rest follows from these and the settings. What it assumes, and what nobody has checked on a GPU so far:
 
 - layers run as written, one operation after the other; a compiler that fuses them keeps and takes less;
-- experts get equally many tokens, and there are as many tokens as training.local_batch_size allows;
+- experts get equally many tokens, of as many as training.local_batch_size allows, and no dispatcher reserves more room
+  (hybridep_worst_case does);
 - FSDP has two layers whole at a time, the one at work and the next, and the gradients of two, at work and on their way,
   which it sums in float32;
 - a compiler's memory budget lies between full recomputation and none as its number does;
