@@ -8,8 +8,9 @@ default PYTHONUNBUFFERED 1
 default PYTHONFAULTHANDLER 1
 
 # The number of tokens that reach an expert changes with each step, and with it the size of what is allocated: blocks of
-# fixed size fragment until memory runs out.
-default PYTORCH_CUDA_ALLOC_CONF expandable_segments:True
+# fixed size fragment until memory runs out. torch reads the first name before the second, and 2.9.1 this setting under
+# the first only: whoever chose either has chosen.
+[ -n "${PYTORCH_ALLOC_CONF+set}" ] || default PYTORCH_CUDA_ALLOC_CONF expandable_segments:True
 
 # Triton compiles into the home folder by default: on a cluster a network file system, written by all ranks at once.
 default TRITON_CACHE_DIR "${TMPDIR:-/tmp}/triton-$(id -u)"

@@ -6,7 +6,8 @@ First, bytes of all tensors in a forward and a backward pass at 8,192 tokens and
 The tensors are fake: the plain loss would need 33 GB. Widths are those of the published models, for the gradient of the
 head grows with them and has no chunks; 256 shows the logits almost alone. Then the same passes for real, each in a
 process of its own, whose memory the operating system counts: both losses at a smaller vocabulary, and the chunks at the
-whole one, which takes some minutes.
+whole one, which takes some minutes. Then what the size of a chunk buys: bytes of tensors, bytes that go to and from the
+gradient of the head (train/loss/chunked.py: 12 V D a chunk), and the time of this machine at the smaller vocabulary.
 
 Ends with status 1 where the chunks take more than 25 % of the plain loss, or where the bytes of the tensors are not
 what the process grew by.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -27,8 +29,10 @@ from tests.train.loss.loss_cases import TOKENS, VOCABULARY, peak_bytes, plain_lo
 from train.loss.chunked import linear_loss
 from train.loss.config import LossConfig
 
-LOSSES = {"plain": plain_loss, "chunks": partial(linear_loss, chunk_tokens=LossConfig().chunk_tokens)}
+DEFAULT_CHUNK = LossConfig().tokens_of_chunk(VOCABULARY)
+LOSSES = {"plain": plain_loss, "chunks": partial(linear_loss, chunk_tokens=DEFAULT_CHUNK)}
 WIDTHS = {256: "", 1024: "Nano", 2048: "Mini", 3072: "Large"}
+SIZES_MIB = (64, 128, 256, 1024, 2048, 6400)
 BOUND = 0.25
 SCRATCH_BYTES = 64 * 2**20
 """What a process may take besides tensors: the buffers of a matrix product, whatever its size."""
@@ -44,12 +48,13 @@ def main(arguments: list[str]) -> int:
     print(f"\nwidth 256, for real{'tensors':>31}{'process':>18}")
     runs = [(name, args.real_vocabulary) for name in LOSSES] + [("chunks", VOCABULARY)]
     gaps = [run_for_real(name, vocabulary) for name, vocabulary in runs]
+    compare_sizes(args.real_vocabulary)
     return int(share > BOUND or max(gaps) > SCRATCH_BYTES)
 
 
 def largest_share() -> float:
     """Prints the table of fake tensors; returns the largest share of the plain loss's bytes that the chunks take."""
-    print(f"{TOKENS:,} tokens, vocabulary {VOCABULARY:,}, chunks of {LossConfig().chunk_tokens:,}, bytes of tensors")
+    print(f"{TOKENS:,} tokens, vocabulary {VOCABULARY:,}, chunks of {DEFAULT_CHUNK:,}, bytes of tensors")
     print(f"{'width':>16}{'plain':>18}{'chunks':>18}")
     return max(compare(width) for width in WIDTHS)
 
@@ -60,6 +65,22 @@ def compare(width: int) -> float:
         plain, chunks = (peak_bytes(loss, width=width) for loss in LOSSES.values())
     print(f"{WIDTHS[width]:>8}{width:>8}{plain:>18,}{chunks:>18,} = {chunks / plain:.1%}, allowed: {BOUND:.0%}")
     return chunks / plain
+
+
+def compare_sizes(real_vocabulary: int) -> None:
+    """Prints a row for each size of a chunk, at the width of Large; only the time is of a smaller problem."""
+    print(f"\nwidth {max(WIDTHS)}; time at width 256 and vocabulary {real_vocabulary:,}")
+    print(f"{'loss.chunk_mib':>16}{'tokens':>8}{'tensors':>18}{'head gradient':>18}{'time':>10}")
+    for mib in SIZES_MIB:
+        chunk = LossConfig(chunk_mib=mib).tokens_of_chunk(VOCABULARY)
+        loss = partial(linear_loss, chunk_tokens=chunk)
+        with FakeTensorMode():
+            tensors = peak_bytes(loss, width=max(WIDTHS))
+        moved = 12 * VOCABULARY * max(WIDTHS) * -(-TOKENS // chunk)
+        started = time.perf_counter()
+        peak_bytes(loss, width=256, vocabulary=real_vocabulary)
+        seconds = time.perf_counter() - started
+        print(f"{mib:>16,}{chunk:>8,}{tensors:>18,}{moved:>18,}{seconds:>8.2f} s", flush=True)
 
 
 def run_for_real(name: str, vocabulary: int) -> int:

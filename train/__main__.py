@@ -120,15 +120,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def checked(run: Run) -> str:
-    """The summary of a run that could start, with what should be known of where its weights come from."""
+    """The summary of a run that could start, with what should be known of this machine and of its first weights."""
+    from train.config.rules.machine import recomputed_experts_problem
     from train.config.summary import summary
 
-    if not run.checkpoint.initial_load_path:
-        return summary(run)  # a second of imports earlier
-    from train.config.origin import check_origin
+    notes = [recomputed_experts_problem(run.compile, run.parallelism, run.activation_checkpoint)]
+    if run.checkpoint.initial_load_path:  # else a second of imports less
+        from train.config.origin import check_origin
 
-    note = check_origin(run)
-    return f"{summary(run)}\nnote           {note}" if note else summary(run)
+        notes.append(check_origin(run))
+    return "\n".join([summary(run), *(f"note           {note}" for note in notes if note)])
 
 
 def train_each(overrides: list[str], *, only_check: bool) -> int:

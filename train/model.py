@@ -1,12 +1,14 @@
-"""Counts the parameters of a model and what each rank holds of them. Allocates nothing, needs no accelerator.
+"""Counts the parameters of a model, what a rank holds of them, and what it takes to train them. Allocates nothing.
 
     python -m train.model trinity_large parallelism=hsdp_ep8           a model of configs/model, on a mesh
     python -m train.model trinity_mini parallelism.expert_parallel_degree=4 parallelism.data_parallel_shard_degree=64
-    python -m train.model experiment=trinity_nano                      model and mesh of an experiment
+    python -m train.model experiment=trinity_nano                      model, mesh and microbatches of an experiment
+    python -m train.model -m experiment=trinity_large training.local_batch_size=2,4,8
     python -m train.model --config-dir ~/mine mine                     a model of your own: ~/mine/model/mine.yaml
 
 The model is built on torch's meta device and sharded by the code that shards it in training, as one of as many
-pretended ranks as the mesh has; rank 0 is shown, and none holds more. Overrides are Hydra's, as of `python -m train`.
+pretended ranks as the mesh has; rank 0 is shown, and none holds more. What it takes in a microbatch is found by running
+the layers there; train/blueprint/memory.py says what that assumes. Overrides are Hydra's, as of `python -m train`.
 Exit status: 2 for what cannot work as configured.
 """
 
@@ -24,9 +26,8 @@ from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 
 if TYPE_CHECKING:
     from train.blueprint.count import Part
+    from train.blueprint.memory import Memory
     from train.config.run import ModelSections
-
-FLOAT32_BYTES = 4  # of weights, gradients and states: train/config/rules/every.py refuses other weights
 
 Lines = list[tuple[str, ...]]
 """Cells of a table."""
@@ -74,8 +75,9 @@ def read(overrides: list[str]) -> ModelSections:
     from train.config.check import check_some
     from train.config.run import ModelSections
 
-    # No backend of attention has parameters, and this one exists everywhere.
-    return check_some(compose(["run.name=count", *overrides, "model.attention=sdpa"]), ModelSections)
+    # Kernels and dispatchers have no parameters, and these exist everywhere.
+    anywhere = ["model.attention=sdpa", "model.dispatcher=standard", "loss.kernel=torch"]
+    return check_some(compose(["run.name=count", *overrides, *anywhere]), ModelSections)
 
 
 def read_each(overrides: list[str]) -> list[ModelSections]:
@@ -112,7 +114,8 @@ def report(sections: ModelSections) -> str:
     with pretended_ranks(world_size(sections.parallelism)):
         built = blueprint(sections.model, training=sections.training, parallelism=sections.parallelism)
         parts = count(built, sections.optimizer)
-    return f"\n{table(sections.model.name, parts)}\n\n{describe_mesh(sections.parallelism)}\n\n{memory(parts)}"
+    mesh = describe_mesh(sections.parallelism)
+    return "\n\n".join(["", table(sections.model.name, parts), mesh, memory_of(sections, parts)])
 
 
 def table(name: str, parts: list[Part]) -> str:
@@ -134,22 +137,48 @@ def _line(part: Part, kind: str) -> tuple[str, ...]:
     return (kind, " x ".join(map(str, part.shape)), *numbers, part.updater, " ".join(part.names))
 
 
-def memory(parts: list[Part]) -> str:
-    """What of a rank's memory follows from the parameters alone."""
-    held = {
-        "weights": sum(part.on_rank for part in parts),
-        "gradients": sum(part.gradients_on_rank for part in parts),
-        "optimizer states": sum(part.states_on_rank for part in parts),
-    }
-    held["together"] = sum(held.values())
-    lines: Lines = [("rank 0, float32", "values", "bytes", "")]
-    lines += [(name, f"{num:,}", f"{FLOAT32_BYTES * num:,}", _gib(FLOAT32_BYTES * num)) for name, num in held.items()]
-    not_counted = "not counted: activations, gathered layers, buffers of communication"
-    return "\n".join([*aligned(lines, words=(0,)), not_counted])
+def memory_of(sections: ModelSections, parts: list[Part]) -> str:
+    """What a rank takes, where that fits, and what travels for it."""
+    from data_pipelines.settings.sections import kind_of
+    from train.blueprint.memory import GPUS_GB, USABLE, all_layers, fitting, memory, traffic
+    from train.config.recompute import RecomputeConfig
+
+    training, parallelism, recompute = sections.training, sections.parallelism, sections.activation_checkpoint
+    layers = all_layers(sections.model, training=training, parallelism=parallelism, recompute=recompute)
+    taken = memory(
+        parts,
+        layers,
+        model=sections.model,
+        optimizer=sections.optimizer,
+        training=training,
+        parallelism=parallelism,
+        loss=sections.loss,
+    )
+    gathered, reduced = traffic(layers, training, parallelism)
+    fits = (f"{name} {GPUS_GB[name]} GB {'yes' if does else 'no'}" for name, does in fitting(taken.peak).items())
+    return "\n".join(
+        [
+            *memory_table(taken),
+            f"microbatch     {training.local_batch_size} x {training.seq_len:,} tokens at most, recomputation: "
+            f"{kind_of(recompute, RecomputeConfig)['kind']}; {gathered / 1e9:,.1f} GB of weights are gathered and "
+            f"{reduced / 1e9:,.1f} GB of gradients reduced for it",
+            f"fits           {', '.join(fits)} (to {USABLE:.0%}; by arithmetic: no GPU was asked)",
+        ]
+    )
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def memory_table(taken: Memory) -> list[str]:
+    """A line a kind, and the most that is there at a time."""
+    lines: Lines = [("rank 0", "when", "bytes", "GB")]
+    for when, kinds in (
+        ("always", taken.held),
+        ("from forward to backward pass", taken.kept),
+        ("for a moment of that", taken.moments),
+        ("as optimizers step", taken.step),
+    ):
+        lines += [(kind, when, f"{size:,}", f"{size / 1e9:.2f}") for kind, size in kinds.items()]
+    lines.append(("at most", "at a time", f"{taken.peak:,}", f"{taken.peak / 1e9:.2f}"))
+    return aligned(lines, words=(0, 1))
 
 
 if __name__ == "__main__":

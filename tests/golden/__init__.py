@@ -39,7 +39,7 @@ FOLDER = Path(__file__).parent
 COMMAND = "python -m tests.golden --write"
 SCRIPTS = {
     "trinity_large": [
-        "experiment=trinity_large",
+        "experiment=trinity_large_h100",
         "cluster=h100_256nodes",
         "cluster.partition=hopper",
         "cluster.account=llm",

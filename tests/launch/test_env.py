@@ -182,3 +182,27 @@ def test_a_script_finds_its_checkout_from_anywhere(checkout: Checkout, tmp_path:
     ):
         call, stderr = checkout.call(command, "run.name=a b", cwd=cwd, CDPATH=f"{tmp_path}/trap:.")
         assert (call, stderr) == (last, said), command
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": ""}, ""),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:128"}, None),  # under its new name: the old one would outrank it
+    ],
+)
+def test_ranks_get_segments_that_grow_unless_the_user_chose_an_allocator(
+    given: dict[str, str], becomes: str | None
+) -> None:
+    command = ["bash", "-euo", "pipefail", "-c", 'source "$0"; env', LAUNCH / "environment.sh"]
+    done = subprocess.run(command, env={"PATH": "/usr/bin:/bin", **given}, capture_output=True, text=True, check=True)
+    variables = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert variables.get("PYTORCH_CUDA_ALLOC_CONF") == becomes
+    assert variables.get("PYTORCH_ALLOC_CONF") == given.get("PYTORCH_ALLOC_CONF")
+
+
+@pytest.mark.parametrize("script", ["torchrun.sh", "slurm/job.sh"])
+def test_every_launcher_of_ranks_sources_the_environment(script: str) -> None:
+    assert 'source "$CODE/launch/environment.sh"' in (LAUNCH / script).read_text()

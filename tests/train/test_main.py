@@ -34,6 +34,16 @@ def test_check_says_what_follows_and_makes_nothing(tmp_path: Path, capsys: pytes
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("version", "is_noted"), [((2, 13), True), ((2, 14), False)])
+def test_check_says_what_this_torch_could_not_run(
+    version: tuple[int, int], is_noted: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.config.rules.machine.TORCH", version)
+    assert program.main(["experiment=trinity_nano", "--check"]) == 0
+    note = re.search(r"note +compile.enable: torch .* install 2.14 or later", capsys.readouterr().out)
+    assert bool(note) is is_noted
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_the_examples_of_the_help_are_configurations(example: str, own_experiment: Path) -> None:
     from train.config.sweep import open_jobs

@@ -65,6 +65,17 @@ class ModelConfig:
     attention: Literal["auto", "flex", "varlen", "sdpa"] = "auto"
     """Attention backend: `flex` and `varlen` (FlashAttention, bfloat16) need CUDA, `sdpa` (dense masks) runs anywhere,
     `auto` is flex on CUDA and sdpa elsewhere."""
+    dispatcher: Literal["standard", "deepep", "hybridep", "hybridep_worst_case"] = "standard"
+    """Who carries tokens to experts on other ranks and back (torchtitan's token dispatchers; all but standard need CUDA
+    and DeepEP, and none of these was ever run here):
+
+    `standard`             torch's all-to-all, anywhere. Before each, the host waits for the device to learn how many
+                           tokens arrive: once a layer with experts and forward pass, also one that full recomputation
+                           repeats. 108 waits a microbatch in Large, in each of which the device runs out of work.
+    `deepep`               DeepEP's kernels: a token goes once to a rank that has several of its experts. As many waits.
+    `hybridep`             HybridEP's, for GPUs that share memory over NVLink. As many waits.
+    `hybridep_worst_case`  without a single wait: every rank has room for all tokens of its group at its experts, up to
+                           expert_parallel_degree times as many rows as arrive on average. No token is dropped."""
 
     def __post_init__(self) -> None:
         positive = ("vocab_size", "dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "dense_hidden_dim")

@@ -25,13 +25,16 @@ from train.afmoe.router import Gate, Router
 SKIP = {"weight": skip_param_init}
 """Modules leave their weights alone: train/afmoe/init.py fills them all, by name."""
 
+WORST_CASE = "_worst_case"
+"""Ending of the name of a dispatcher that has room for every token at every rank."""
+
 
 def model_spec(model: ModelConfig, *, seq_len: int, draws_weights: bool) -> ModelSpec:
     """What torchtitan's Trainer builds a model from. draws_weights: whether no checkpoint has them."""
     return ModelSpec(
         name="afmoe",
         flavor=model.name,
-        model=replace(afmoe_config(model, seq_len=seq_len), draws_weights=draws_weights),
+        model=replace(afmoe_config(model, seq_len=seq_len, dispatcher=model.dispatcher), draws_weights=draws_weights),
         parallelize_fn=parallelize,
         pipelining_fn=None,
         post_optimizer_build_fn=None,
@@ -39,13 +42,16 @@ def model_spec(model: ModelConfig, *, seq_len: int, draws_weights: bool) -> Mode
     )
 
 
-def afmoe_config(model: ModelConfig, *, seq_len: int, seed: int = 0) -> Afmoe.Config:
-    """The config tree of `model` for sequences of at most `seq_len` tokens."""
+def afmoe_config(model: ModelConfig, *, seq_len: int, seed: int = 0, dispatcher: str = "standard") -> Afmoe.Config:
+    """The config tree of `model` for sequences of at most `seq_len` tokens.
+
+    dispatcher: as `model.dispatcher`, which only training takes: others need a process group before there is a model.
+    """
     return Afmoe.Config(
         dim=model.dim,
         vocab_size=model.vocab_size,
         tok_embeddings=Embedding.Config(num_embeddings=model.vocab_size, embedding_dim=model.dim, param_init=SKIP),
-        layers=[_block(model, layer_id, seq_len=seq_len) for layer_id in range(model.num_layers)],
+        layers=[_block(model, i, seq_len=seq_len, dispatcher=dispatcher) for i in range(model.num_layers)],
         norm=_norm(model, model.dim),
         lm_head=Head.Config(in_features=model.dim, out_features=model.vocab_size, param_init=SKIP),
         embedding_scale=model.dim**0.5 if model.scale_embedding else 1.0,
@@ -55,7 +61,7 @@ def afmoe_config(model: ModelConfig, *, seq_len: int, seed: int = 0) -> Afmoe.Co
     )
 
 
-def _block(model: ModelConfig, layer_id: int, *, seq_len: int) -> AfmoeBlock.Config:
+def _block(model: ModelConfig, layer_id: int, *, seq_len: int, dispatcher: str) -> AfmoeBlock.Config:
     is_dense = model.is_dense(layer_id)
     return AfmoeBlock.Config(
         attention_norm=_norm(model, model.dim),
@@ -63,7 +69,7 @@ def _block(model: ModelConfig, layer_id: int, *, seq_len: int) -> AfmoeBlock.Con
         attention_post_norm=_norm(model, model.dim),
         ffn_norm=_norm(model, model.dim),
         feed_forward=_feed_forward(model, model.dense_hidden_dim) if is_dense else None,
-        moe=None if is_dense else _moe(model),
+        moe=None if is_dense else _moe(model, dispatcher),
         ffn_post_norm=_norm(model, model.dim),
     )
 
@@ -90,7 +96,7 @@ def _attention(model: ModelConfig, layer_id: int, *, seq_len: int) -> GatedAtten
     )
 
 
-def _moe(model: ModelConfig) -> MoE.Config:
+def _moe(model: ModelConfig, dispatcher: str) -> MoE.Config:
     shared_dim = model.num_shared_experts * model.expert_hidden_dim
     router = Router.Config(
         num_experts=model.num_experts,
@@ -105,11 +111,16 @@ def _moe(model: ModelConfig) -> MoE.Config:
         num_experts=model.num_experts,
         param_init={name: skip_param_init for name in ("w1_EFD", "w2_EDF", "w3_EFD")},
     )
-    dispatcher = make_token_dispatcher_config(num_experts=model.num_experts, top_k=model.top_k, comm_backend="standard")
+    token_dispatcher = make_token_dispatcher_config(
+        num_experts=model.num_experts,
+        top_k=model.top_k,
+        comm_backend=dispatcher.removesuffix(WORST_CASE),
+        non_blocking_capacity_factor=1.0 if dispatcher.endswith(WORST_CASE) else None,  # less would drop tokens unseen
+    )
     return MoE.Config(
         num_experts=model.num_experts,
         router=router,
-        routed_experts=RoutedExperts.Config(inner_experts=experts, token_dispatcher=dispatcher),
+        routed_experts=RoutedExperts.Config(inner_experts=experts, token_dispatcher=token_dispatcher),
         shared_experts=_feed_forward(model, shared_dim) if shared_dim else None,
     )
 

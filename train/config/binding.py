@@ -12,7 +12,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 BOUND = (
-    # the model; its name is a label, its attention a kernel
+    # the model; its name is a label, its attention and its dispatcher are kernels
     "model.vocab_size",
     "model.dim",
     "model.num_layers",
@@ -70,9 +70,11 @@ FREE = (
     "run.stop_after_step",  # the schedule stays that of the whole run
     "model.name",
     "model.attention",
+    "model.dispatcher",
     "optimizer.muon.exchange_mib",  # matrices a round of the exchange, each whole
     "balance.alarm.*",  # it watches
     "loss.kernel",
+    "loss.chunk_mib",
     "loss.chunk_tokens",
     "data.dir",  # the fingerprint of the tokens is compared, wherever they lie
     "training.local_batch_size",  # at most; the schedule has the batch

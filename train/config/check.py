@@ -55,7 +55,7 @@ def load_run(run_dir: str | Path) -> Run:
 def for_reading(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run for whoever reads its checkpoints on a CPU: what computes there, whatever trained it."""
     return settings | {
-        "model": settings.get("model", {}) | {"attention": "sdpa"},
+        "model": settings.get("model", {}) | {"attention": "sdpa", "dispatcher": "standard"},
         "loss": settings.get("loss", {}) | {"kernel": "torch"},
     }
 

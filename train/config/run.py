@@ -78,12 +78,14 @@ class Sections:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSections:
-    """What says how large a model is, and what of it each rank of a mesh holds."""
+    """What says how large a model is, what of it each rank of a mesh holds, and what it takes to train it."""
 
     model: ModelConfig
     optimizer: OptimizerConfig
+    loss: LossConfig
     training: TrainingConfig
     parallelism: ParallelismConfig
+    activation_checkpoint: RecomputeConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,7 @@ class HeldOut:
         self._mesh = batch_mesh
         num_ranks, rank = (1, 0) if batch_mesh is None else (batch_mesh.size(), batch_mesh.get_local_rank())
         self._shares = {
-            name: list(share(windows, num_ranks=num_ranks, rank=rank, at_most=batch))
-            for name, windows in sources.items()
+            name: list(share(windows, num_ranks=num_ranks, rank=rank, batch=batch)) for name, windows in sources.items()
         }
 
     def losses(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -43,15 +42,15 @@ class HeldOut:
         return {name: float(loss / tokens) for name, (loss, tokens) in zip(self._shares, sums, strict=True)}
 
 
-def share(windows: Batch, *, num_ranks: int, rank: int, at_most: int) -> Iterator[Batch]:
-    """This rank's part of `windows`, in microbatches of `at_most` rows.
+def share(windows: Batch, *, num_ranks: int, rank: int, batch: int) -> Iterator[Batch]:
+    """This rank's part of `windows`, in microbatches of `batch` rows: training's, as a compiler makes new kernels for
+    another shape.
 
     Every rank gets the same number of microbatches, since sharded forward passes are collective. Where windows run out,
     repeats of the last one fill up, without labels, so that they do not count.
     """
     inputs, labels = windows
     total = len(labels)
-    batch = min(at_most, -(-total // num_ranks))
     stride = num_ranks * batch
     for start in range(rank * batch, -(-total // stride) * stride, stride):
         rows = torch.arange(start, start + batch)

@@ -4,6 +4,18 @@ Tokens go through the head in chunks. The backward pass of a chunk runs right af
 kept between them is not logits but the gradients of the head's two operands. Extends torchtitan's BaseLoss; its chunked
 wrapper starts a backward pass of autograd for every chunk, and torch's linear_cross_entropy has no z-loss.
 
+How large a chunk should be. Each reads and writes the gradient of the head once more, V D float32, and writes and reads
+its own share of it, in bfloat16: 12 V D bytes, against 6 C V D flops of its three products. At F flop/s and M bytes/s
+that is 2 F / (C M) of the head's time:
+
+    C = 1,024   41 %       at 700 TFLOP/s and 3.35 TB/s (H100); 1,600 and 8 (B300) have nearly the same quotient
+    C = 2,560   16 %
+    C = 8,192    5 %
+
+of a head that is a quarter of Nano's products and a twentieth of Large's. The price are C V float32 logits and, where
+the head is bfloat16, their copy of half the size: 0.8 + 0.4 GB at 1,024 tokens of a vocabulary of 200,192, 6.6 + 3.3 GB
+at 8,192. So the setting is in bytes, and a recipe for large GPUs raises it. (Arithmetic; CPUs: tests/bench_loss.py.)
+
 B = batch, L = sequence, D = model width, V = vocabulary, T = B L, C = tokens of a chunk, S = the figures of LossSums.
 """
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torchtitan.config import ParallelismConfig
 from torchtitan.distributed.activation_checkpoint import FullAC
+from torchtitan.models.common.token_dispatcher import (
+    AllToAllTokenDispatcher,
+    DeepEPTokenDispatcher,
+    HybridEPTokenDispatcher,
+)
 
 from tests.train.afmoe import build_model, random_tokens, tiny_config
-from train.afmoe.decoder import moe_layers
+from train.afmoe.decoder import Afmoe, moe_layers
 from train.afmoe.moe import MoE, attach_balance_loss, count_tokens
+from train.afmoe.spec import model_spec
 from train.afmoe.tally import routing_confidence, take_
 
 ATOL = 1e-6  # float32 at values of order 1
@@ -258,3 +267,34 @@ def test_the_state_holds_what_the_rule_moves_and_no_counts() -> None:
     state = make_moe().state_dict()
     assert {"expert_bias_E", "bias_momentum_E"} <= state.keys()
     assert not any(name.startswith("tally") for name in state)
+
+
+@pytest.mark.parametrize(
+    ("name", "dispatcher", "capacity"),
+    [
+        ("standard", AllToAllTokenDispatcher, None),
+        ("deepep", DeepEPTokenDispatcher, None),
+        ("hybridep", HybridEPTokenDispatcher, None),
+        ("hybridep_worst_case", HybridEPTokenDispatcher, 1.0),  # room for all: nothing is dropped
+    ],
+)
+def test_training_gets_the_dispatcher_of_the_configuration_with_room_for_its_batch(
+    name: Any, dispatcher: type, capacity: float | None
+) -> None:
+    config = model_spec(tiny_config(dispatcher=name), seq_len=L, draws_weights=True).model
+    assert isinstance(config, Afmoe.Config)
+    training = SimpleNamespace(seq_len=L, local_batch_size=B)
+    parallelism = ParallelismConfig(expert_parallel_degree=2, spmd_backend="partial_dtensor")
+    config.update_from_config(
+        config=SimpleNamespace(parallelism=parallelism, training=training, debug=SimpleNamespace(seed=0))
+    )
+    found = [layer.moe.routed_experts.token_dispatcher for layer in config.layers if layer.moe is not None]
+    assert {type(one) for one in found} == {dispatcher.Config}  # type: ignore[attr-defined]
+    assert {getattr(one, "non_blocking_capacity_factor", None) for one in found} == {capacity}
+    if name != "standard":
+        rooms = {(getattr(one, "hidden_dim", 0), getattr(one, "num_max_tokens_per_rank", 0)) for one in found}
+        assert rooms == {(D, B * L)}
+
+
+def test_a_model_that_is_only_looked_at_needs_no_dispatchers_package() -> None:
+    build_model(tiny_config(dispatcher="deepep"), seq_len=L)

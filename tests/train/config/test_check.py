@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 from data_pipelines.base.errors import ConfigError
 from data_pipelines.settings.compose import compose
 from train.afmoe.config import ModelConfig
+from train.config.binding import is_bound
 from train.config.check import check, check_some, load_run
+from train.config.rules.numbers import leaves
 from train.config.run import Run
 
 
@@ -50,6 +52,8 @@ def only_problem_of(*overrides: str) -> str:
         ("trinity_nano", 512, 506_640),
         ("trinity_mini", 512, 506_640),
         ("trinity_large", 2048, 138_830),
+        ("trinity_large_h200", 2048, 138_830),
+        ("trinity_large_h100", 2048, 138_830),
     ],
 )
 def test_every_experiment_is_clean(experiment: str, ranks: int, steps: int) -> None:
@@ -140,6 +144,14 @@ def test_a_run_that_an_older_version_started_with_an_empty_text_can_be_read(tmp_
     assert load_run(tmp_path).checkpoint.initial_load_path is None
 
 
+@pytest.mark.parametrize("experiment", ["trinity_large_h200", "trinity_large_h100"])
+def test_a_recipe_for_other_gpus_is_the_same_run(experiment: str) -> None:
+    ours, theirs = (dict(leaves(check(compose([f"experiment={e}"])).settings)) for e in ("trinity_large", experiment))
+    differing = {path for path in ours | theirs if ours.get(path) != theirs.get(path)}
+    assert differing
+    assert not [path for path in differing if is_bound(path)]
+
+
 def test_a_token_amount_is_read_as_people_write_it() -> None:
     assert check_smoke("schedule.warmup_tokens=1.5B").schedule.warmup_tokens == 1_500_000_000
     assert only_problem_of("schedule.warmup_tokens=1.5Q").startswith(
@@ -163,7 +175,8 @@ def test_a_token_amount_is_read_as_people_write_it() -> None:
         (
             "parallelism.data_parallel_shard_degree=6",
             "schedule.batch: 12 data-parallel ranks do not divide [32] sequences",  # 12 divides the other stage's 24
-            "change batch or mesh",
+            "change the batch, or the ranks to "
+            "8 (parallelism.data_parallel_replicate_degree=2 parallelism.data_parallel_shard_degree=4)",
         ),
         (
             "model.vocab_size=4096",
@@ -291,12 +304,22 @@ def test_a_torch_without_timeouts_is_refused_where_there_is_a_gpu(monkeypatch: p
 def test_compiled_experts_are_not_recomputed_by_a_torch_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ("compile.enable=true", "training.mixed_precision_param=bfloat16", "activation_checkpoint.kind=full")
     monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 13))
+    check_smoke(*wanted)  # another machine may be the one that trains
+    as_one_of(monkeypatch, ranks=4)
     assert "cannot compile activation checkpointing around experts" in only_problem_of(*wanted)
     check_smoke(*wanted[:2])
     check_smoke(*wanted, "compile.components=[loss]")
-    check_smoke(*wanted, "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 24}]")
     monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 14))
     check_smoke(*wanted)
+    monkeypatch.setattr("train.config.rules.machine.TORCH", (2, 13))
+    as_one_of(monkeypatch, ranks=1)
+    check_smoke(*wanted, "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 24}]")
+
+
+def as_one_of(monkeypatch: pytest.MonkeyPatch, *, ranks: int) -> None:
+    """As torchrun would have started this process."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
 
 
 @pytest.mark.parametrize("backend", ["flex", "varlen"])
@@ -336,6 +359,40 @@ def test_the_loss_of_liger_is_refused_without_its_package(monkeypatch: pytest.Mo
     assert problem.startswith("loss.kernel=liger: needs liger_kernel, which is not installed; install it (pip install ")
     monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: object())
     check_smoke("loss.kernel=liger")
+
+
+DISPATCHED = ("model.dispatcher=hybridep_worst_case", "training.mixed_precision_param=bfloat16")
+
+
+def test_a_dispatcher_is_refused_without_its_package_or_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: None if name == "deep_ep" else object())
+    assert problems_of(*DISPATCHED) == [
+        "model.dispatcher=hybridep_worst_case: needs a CUDA device, and this machine has none; set standard",
+        "model.dispatcher=hybridep_worst_case: needs the package deep_ep, which is not installed; build it from "
+        "github.com/deepseek-ai/DeepEP (its branch hybrid-ep) or set standard",
+    ]
+    pretend_gpu(monkeypatch)
+    problem = only_problem_of("model.dispatcher=deepep", DISPATCHED[1])
+    assert problem.endswith("build it from github.com/deepseek-ai/DeepEP (version 2 or later) or set standard")
+    monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: object())
+    check_smoke(*DISPATCHED)
+
+
+def test_a_dispatcher_needs_ranks_and_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch)
+    monkeypatch.setattr("train.config.rules.machine.find_spec", lambda name: object())
+    assert "carries bfloat16 only; set that, or standard" in only_problem_of(DISPATCHED[0])
+    alone = (*DISPATCHED, "parallelism=single", "schedule.batch=[{from_tokens: 0, sequences: 24}]")
+    assert "has all experts on each; set standard, or spread the experts" in only_problem_of(*alone)
+
+
+def test_a_run_of_another_dispatcher_can_be_read_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = check_smoke(DISPATCHED[1]).settings
+    settings["model"]["dispatcher"] = "deepep"
+    OmegaConf.save(OmegaConf.create(settings), tmp_path / "config.yaml")
+    assert load_run(tmp_path).model.dispatcher == "standard"
 
 
 def test_varlen_attention_computes_in_bfloat16_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchtitan.components.loss import IGNORE_INDEX
 
-from tests.train.tensor_memory import TensorMemory
+from train.blueprint.tensor_memory import TensorMemory
 from train.loss.sums import LossSums
 
 TOKENS, VOCABULARY = 8192, 200_192

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -153,6 +154,35 @@ def test_the_training_loss_takes_batches() -> None:
     loss = CrossEntropyZLoss.Config(section=LossConfig(z_loss_weight=0.5, chunk_tokens=4)).build()
     expected = linear_loss(hidden_TD, head_VD, labels_T, z_loss_weight=0.5, chunk_tokens=4)
     assert loss(hidden_TD[None], head_VD, labels_T[None]) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "vocabulary", "tokens"),
+    [
+        ({"chunk_mib": 4}, 8192, 128),  # 4 Mi / (4 bytes x 8 Ki): the smoke recipe's chunk
+        ({"chunk_mib": 1024}, 200_192, 1280),  # 1,340 fit: ten tiles of 128
+        ({"chunk_mib": 1}, 4096, 64),  # less than a tile
+        ({"chunk_mib": 1}, 2**20, 1),  # a token alone takes 4 MiB
+        ({"chunk_mib": 1, "chunk_tokens": 1000}, 8192, 1000),
+    ],
+)
+def test_a_chunk_has_as_many_tokens_as_their_logits_fit(settings: dict[str, int], vocabulary: int, tokens: int) -> None:
+    section = LossConfig(**settings)  # type: ignore[arg-type]
+    assert section.tokens_of_chunk(vocabulary) == tokens
+
+
+def test_the_training_loss_makes_chunks_of_so_many_bytes() -> None:
+    hidden_TD, head_VD, labels_T = make_batch(tokens=150, vocabulary=2048)
+    loss = CrossEntropyZLoss.Config(section=LossConfig(chunk_mib=1)).build()
+    shapes = []
+
+    def seen_(logits_CV: Tensor, labels_C: Tensor, **settings: Any) -> LossSums:
+        shapes.append(tuple(logits_CV.shape))
+        return logit_loss_(logits_CV, labels_C, **settings)
+
+    loss.fn = seen_
+    loss(hidden_TD[None], head_VD, labels_T[None])
+    assert shapes == [(128, 2048), (22, 2048)]  # 1 MiB / (4 bytes x 2,048), and the rest
 
 
 def test_chunks_take_a_quarter_of_the_memory_of_200192_logits_of_8192_tokens(

@@ -60,6 +60,31 @@ def varlen_attention_is_bfloat16(model: ModelConfig, training: TrainingConfig) -
     return None
 
 
+def dispatcher_needs_cuda(model: ModelConfig, settings: dict[str, Any]) -> str | None:
+    if model.dispatcher != "standard" and not has_cuda(settings):
+        return f"model.dispatcher={model.dispatcher}: needs a CUDA device, and this machine has none; set standard"
+    return None
+
+
+def dispatcher_is_installed(model: ModelConfig) -> str | None:
+    if model.dispatcher != "standard" and find_spec("deep_ep") is None:
+        edition = "version 2 or later" if model.dispatcher == "deepep" else "its branch hybrid-ep"
+        return (
+            f"model.dispatcher={model.dispatcher}: needs the package deep_ep, which is not installed; build it from "
+            f"github.com/deepseek-ai/DeepEP ({edition}) or set standard"
+        )
+    return None
+
+
+def dispatcher_carries_bfloat16(model: ModelConfig, training: TrainingConfig) -> str | None:
+    if model.dispatcher != "standard" and training.mixed_precision_param != "bfloat16":
+        return (
+            f"training.mixed_precision_param={training.mixed_precision_param}: model.dispatcher={model.dispatcher} "
+            "carries bfloat16 only; set that, or standard"
+        )
+    return None
+
+
 def compiled_layers_are_bfloat16(compile: CompileConfig, training: TrainingConfig) -> str | None:
     """torch runs the experts' grouped product in float32, but compiles it in bfloat16 only."""
     is_compiled = compile.enable and "model" in compile.components
@@ -99,14 +124,23 @@ def liger_is_installed(loss: LossConfig) -> str | None:
 def compiled_experts_are_recomputed_from_2_14(
     compile: CompileConfig, parallelism: ParallelismConfig, activation_checkpoint: object
 ) -> str | None:
-    """Before, the compiler takes the mesh that the exchange of tokens saves for a tensor. Tried on CPUs: 2.13.0 fails,
-    2.14.1 trains."""
+    """Asked of a rank that starts: another machine may well check what this torch is not going to run."""
+    is_rank = "LOCAL_RANK" in os.environ
+    return recomputed_experts_problem(compile, parallelism, activation_checkpoint) if is_rank else None
+
+
+def recomputed_experts_problem(
+    compile: CompileConfig, parallelism: ParallelismConfig, activation_checkpoint: object
+) -> str | None:
+    """Before 2.14, the compiler takes the mesh that the exchange of tokens saves for a tensor. Tried on CPUs: 2.13.0
+    fails, 2.14.1 trains."""
     is_compiled = compile.enable and "model" in compile.components
     recomputes = activation_checkpoint is not None and parallelism.expert_parallel_degree > 1
     if is_compiled and recomputes and TORCH < (2, 14):
         return (
             f"compile.enable: torch {torch.__version__} cannot compile activation checkpointing around experts on "
-            "several ranks; install 2.14 or later, set activation_checkpoint.kind=none, or compile.components=[loss]"
+            "several ranks; install 2.14 or later, set compile.enable=false, activation_checkpoint.kind=none, or "
+            "compile.components=[loss]"
         )
     return None
 
@@ -130,6 +164,9 @@ RULES = (
     attention_needs_cuda,
     varlen_attention_is_installed,
     varlen_attention_is_bfloat16,
+    dispatcher_needs_cuda,
+    dispatcher_is_installed,
+    dispatcher_carries_bfloat16,
     compiled_layers_are_bfloat16,
     compiled_experts_are_recomputed_from_2_14,
     compiler_is_there,

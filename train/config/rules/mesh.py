@@ -7,6 +7,7 @@ import os
 from torchtitan.config import ParallelismConfig, TrainingConfig
 
 from train.afmoe.config import ModelConfig
+from train.config.rules.ranks import divisors, nearest_meshes
 from train.engine.mesh import is_mesh, world_size
 from train.schedule.config import ScheduleConfig
 
@@ -28,18 +29,35 @@ def spmd_backend_is_supported(parallelism: ParallelismConfig) -> str | None:
     return None
 
 
-def world_size_matches(parallelism: ParallelismConfig) -> str | None:
-    """Only torchrun knows how many ranks there are; without it there is one."""
-    replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
-    mesh = f"parallelism: data_parallel_replicate_degree={replicate} x data_parallel_shard_degree={shard}"
+def mesh_has_ranks(parallelism: ParallelismConfig) -> str | None:
     if not is_mesh(parallelism):
-        return f"{mesh} is no mesh; each must be at least 1, or the shards -1, which takes the ranks that are left"
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    ranks = world_size(parallelism)
-    if "LOCAL_RANK" not in os.environ or (ranks == started and ranks % replicate == 0):
+        return (
+            f"{_degrees(parallelism)} is no mesh; each must be at least 1, or the shards -1, which takes the ranks "
+            "that are left"
+        )
+    return None
+
+
+def world_size_matches(parallelism: ParallelismConfig, schedule: ScheduleConfig) -> str | None:
+    """Only torchrun knows how many ranks there are; without it there is one."""
+    if "LOCAL_RANK" not in os.environ or not is_mesh(parallelism):
         return None
-    needed = f"a multiple of {replicate}" if shard == -1 else ranks
-    return f"{mesh} needs {needed} ranks, but {started} were started; change the degrees or torchrun --nproc-per-node"
+    started, ranks = int(os.environ.get("WORLD_SIZE", 1)), world_size(parallelism)
+    replicas, shards = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
+    if ranks == started and ranks % replicas == 0:
+        return None
+    needed = f"a multiple of {replicas}" if shards == -1 else f"{ranks:,}"
+    return (
+        f"{_degrees(parallelism)} needs {needed} ranks, but {started:,} were started; start so many (torchrun "
+        f"--nproc-per-node), or change mesh and number to {nearest_meshes(started, parallelism, schedule)}"
+    )
+
+
+def _degrees(parallelism: ParallelismConfig) -> str:
+    return "parallelism: " + " x ".join(
+        f"{name}={getattr(parallelism, name)}"
+        for name in ("data_parallel_replicate_degree", "data_parallel_shard_degree")
+    )
 
 
 def expert_parallelism_divides(parallelism: ParallelismConfig, model: ModelConfig) -> str | None:
@@ -47,7 +65,7 @@ def expert_parallelism_divides(parallelism: ParallelismConfig, model: ModelConfi
     if ep < 1 or experts % ep:
         return (
             f"parallelism.expert_parallel_degree={ep} does not divide model.num_experts={experts}; "
-            f"choose one of {_divisors(experts)}"
+            f"choose one of {divisors(experts)}"
         )
     if not is_mesh(parallelism):
         return None
@@ -55,7 +73,16 @@ def expert_parallelism_divides(parallelism: ParallelismConfig, model: ModelConfi
     if shard % ep:
         return (
             f"parallelism.expert_parallel_degree={ep} does not divide data_parallel_shard_degree={shard}, "
-            f"whose ranks it borrows; choose one of {[d for d in _divisors(shard) if experts % d == 0]}"
+            f"whose ranks it borrows; choose one of {[d for d in divisors(shard) if experts % d == 0]}"
+        )
+    return None
+
+
+def dispatcher_has_ranks(model: ModelConfig, parallelism: ParallelismConfig) -> str | None:
+    if model.dispatcher != "standard" and parallelism.expert_parallel_degree == 1:
+        return (
+            f"model.dispatcher={model.dispatcher}: carries tokens between ranks, but "
+            "parallelism.expert_parallel_degree=1 has all experts on each; set standard, or spread the experts"
         )
     return None
 
@@ -68,7 +95,10 @@ def batches_divide(training: TrainingConfig, parallelism: ParallelismConfig, sch
     ranks = world_size(parallelism)
     wrong = [stage.sequences for stage in schedule.batch if stage.sequences % ranks]
     if wrong:
-        return f"schedule.batch: {ranks} data-parallel ranks do not divide {wrong} sequences; change batch or mesh"
+        return (
+            f"schedule.batch: {ranks:,} data-parallel ranks do not divide {wrong} sequences; change the batch, or "
+            f"the ranks to {nearest_meshes(ranks, parallelism, schedule)}"
+        )
     return None
 
 
@@ -78,15 +108,13 @@ def parameters_stay_on_the_device(training: TrainingConfig) -> str | None:
     return None
 
 
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]
-
-
 RULES = (
     parallelism_is_supported,
     spmd_backend_is_supported,
+    mesh_has_ranks,
     world_size_matches,
     expert_parallelism_divides,
+    dispatcher_has_ranks,
     batches_divide,
     parameters_stay_on_the_device,
 )

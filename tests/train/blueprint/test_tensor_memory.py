@@ -1,4 +1,4 @@
-"""tests/train/tensor_memory.py by hand."""
+"""train/blueprint/tensor_memory.py by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from tests.train.tensor_memory import TensorMemory
+from train.blueprint.tensor_memory import TensorMemory
 
 
 @pytest.mark.parametrize("mode", [nullcontext, FakeTensorMode])
@@ -41,3 +41,16 @@ def test_what_autograd_keeps_counts() -> None:
         y = x.exp().sin()
         y.neg()  # without exp(x)
     assert memory.peak_bytes == 12_000
+
+
+def test_views_of_what_was_there_before_cost_nothing() -> None:
+    before = torch.zeros(1000)
+    with TensorMemory() as memory:
+        view = before.view(10, 100).t()
+        before.add_(1)
+        assert memory.live_bytes == 0
+        made = view.contiguous()  # 4,000 bytes
+        made.t().add_(1)
+        assert memory.live_bytes == 4_000
+        del made
+        assert (memory.live_bytes, memory.peak_bytes) == (0, 4_000)
