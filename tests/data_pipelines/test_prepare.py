@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written_is_named(data: FilesData, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "patched", ["data_pipelines.base.files.flush", "data_pipelines.shards.manifest.HashingWriter.write"]
+    "patched", ["data_pipelines.base.files.flush", "data_pipelines.shards.writer.HashingWriter.write"]
 )
 def test_a_full_disk_is_named_with_its_setting_and_nothing_stays(
     patched: str, data: FilesData, monkeypatch: pytest.MonkeyPatch
