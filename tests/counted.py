@@ -1,8 +1,11 @@
-"""counted://PATH: local files behind a store that counts what is read of them."""
+"""What is read of files, counted: those behind counted://PATH, which are local ones, and all that Python opens."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import fsspec
@@ -10,11 +13,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class CountedStore(LocalFileSystem):
-    """Every process that reads through it counts its own."""
+    """A store for fsspec. Every process that reads through it counts its own."""
 
     protocol = "counted"
     reads: ClassVar[list[tuple[str, int]]] = []
-    """(name of the file, bytes) of each."""
+    """(path, bytes) of each."""
+    listings: ClassVar[list[str]] = []
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> str:
@@ -23,8 +27,12 @@ class CountedStore(LocalFileSystem):
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         data = super().cat_file(path, start, end, **kwargs)
         assert isinstance(data, bytes), type(data)
-        self.reads.append((PurePosixPath(path).name, len(data)))
+        self.reads.append((path, len(data)))
         return data
+
+    def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
+        self.listings.append(path)
+        return super().ls(path, detail=detail, **kwargs)
 
 
 def read_bytes() -> int:
@@ -34,4 +42,24 @@ def read_bytes() -> int:
     return total
 
 
+@contextmanager
+def counted_opens() -> Iterator[Counter[str]]:
+    """How often Python opens each path from now on."""
+    _watching.append(found := Counter[str]())
+    try:
+        yield found
+    finally:
+        _watching.remove(found)
+
+
+_watching: list[Counter[str]] = []
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open":
+        for found in _watching:
+            found[str(arguments[0])] += 1
+
+
 fsspec.register_implementation("counted", CountedStore)
+sys.addaudithook(_hear)  # which nothing removes

@@ -11,6 +11,8 @@ import pytest
 import xxhash
 
 from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.prepared import Prepared
+from data_pipelines.shards.reader import OpenData, open_part
 from data_pipelines.shards.writer import ShardWriter
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 
@@ -42,6 +44,15 @@ def make_shards(tmp_path: Path) -> MakeShards:
         return uri
 
     return make
+
+
+def opened(prepared: Prepared) -> OpenData:
+    """What a start would hand on, whatever tokenizer made the shards."""
+    train = {name: open_part(source, source.train) for name, source in prepared.sources.items()}
+    held_out = {
+        name: open_part(source, source.held_out) for name, source in prepared.sources.items() if source.held_out
+    }
+    return OpenData(prepared=prepared, train=train, held_out=held_out)
 
 
 def make_version_1(folder: str, block_bytes: int = 64) -> str:

@@ -27,7 +27,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k in range(4):
         (folder / f"{k}.txt").write_text(f"text number {k}. " * 40)
     data = FilesData(dir=str(folder / "data"), vocab_size=270, sources={"web": FileSource(glob=f"{folder}/*.txt")})
-    return Path(prepare(data).tokenizer_dir).parent
+    return Path(prepare(data).prepared.tokenizer_dir).parent
 
 
 @pytest.fixture
