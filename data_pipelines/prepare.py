@@ -50,15 +50,13 @@ def read_each(overrides: list[str]) -> list[AnyData]:
 def made_ready(data: AnyData) -> str:
     """Prepares `data` where that is still to do; says what there is, and where."""
     from data_pipelines.corpora.preparation import prepare
-    from data_pipelines.shards.reader import open_held_out, open_train
 
-    prepared = prepare(data)
-    lines = [f"tokenizer: {prepared.tokenizer_dir}"]
-    held_out = open_held_out(prepared)
-    for name, train in open_train(prepared).items():
+    opened = prepare(data)
+    lines = [f"tokenizer: {opened.prepared.tokenizer_dir}"]
+    for name, train in opened.train.items():
         lines.append(_line(f"{name}, train", train))
-        if name in held_out:
-            lines.append(_line(f"{name}, held out", held_out[name]))
+        if name in opened.held_out:
+            lines.append(_line(f"{name}, held out", opened.held_out[name]))
     return "\n".join(lines)
 
 

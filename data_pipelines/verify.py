@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -26,7 +26,8 @@ from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, answers_errors
 from data_pipelines.base.progress import progress_bar
 from data_pipelines.corpora.ready import READY, load_parts, prepared_anew
 from data_pipelines.documents import local
-from data_pipelines.shards.manifest import FILE_NAME, REMEDY, DataError, FileRecord, Manifest, VerifiedFile, join
+from data_pipelines.shards.manifest import FILE_NAME, HASHES, IN_TREE, REMEDY, DataError, FileRecord, Manifest, join
+from data_pipelines.shards.shard import RangeFile, TreeReader, VerifiedFile
 from data_pipelines.shards.storage import local_path, locate, reaching
 
 Report = Callable[[Exception], object]
@@ -95,20 +96,31 @@ def damages(uri: str, manifest: Manifest, progress: Callable[[int], object]) -> 
     except OSError as error:
         yield error
         return
-    for name, record in manifest.files():
-        try:
-            if name in of_size:
-                raise of_size[name]
-            _verify_file(join(uri, name), record, manifest.block_bytes)
-        except OSError as error:
-            yield error
-        progress(record.bytes)
+    reader = TreeReader(uri, manifest)
+    for s, shard in enumerate(manifest.shards):
+        is_tree_whole = shard.tree is not None
+        for suffix, record in sorted(shard.files.items(), key=lambda item: item[0] != HASHES):  # the tree first
+            file = join(uri, name := shard.name + suffix)
+            try:
+                if name in of_size:
+                    raise of_size[name]
+                if not shard.tree or suffix not in IN_TREE:
+                    pieces = VerifiedFile(file, record, manifest.block_bytes).pieces()
+                elif is_tree_whole:
+                    pieces = reader.pieces(s, suffix)
+                else:
+                    pieces = RangeFile(file, record.bytes).pieces()
+                _check_sha256(file, record, pieces)
+            except OSError as error:
+                is_tree_whole = is_tree_whole and suffix != HASHES
+                yield error
+            progress(record.bytes)
 
 
-def _verify_file(uri: str, record: FileRecord, block_bytes: int) -> None:
-    file, sha256 = VerifiedFile(uri, record, block_bytes), hashlib.sha256()
-    for block in range(len(record.blocks)):
-        sha256.update(file.read_block(block))
+def _check_sha256(uri: str, record: FileRecord, pieces: Iterable[bytes]) -> None:
+    sha256 = hashlib.sha256()
+    for piece in pieces:
+        sha256.update(piece)
     if sha256.hexdigest() != record.sha256:
         raise DataError(f"{uri}: its sha256 is {sha256.hexdigest()}, its {FILE_NAME} says {record.sha256}; {REMEDY}")
 

@@ -14,6 +14,10 @@ def is_rank_0() -> bool:
     return this_rank() == 0
 
 
+def is_first_on_node() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def node_name() -> str:
     """Of this machine, as SLURM calls it: the system, or a container, may know it by another name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

@@ -19,8 +19,6 @@ from data_pipelines.batches.ahead import ReadAhead
 from data_pipelines.batches.windows import split_window, window_hash
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
-from data_pipelines.shards.prepared import Prepared
-from data_pipelines.shards.reader import open_held_out, open_train
 from data_pipelines.shards.source import TokenSource
 
 Window = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -36,8 +34,8 @@ class PlanLoader(BaseDataLoader):
     class Config(BaseDataLoader.Config):
         plan: Plan
         """Which window comes when."""
-        prepared: Prepared
-        """Where the tokens are."""
+        sources: Mapping[str, TokenSource]
+        """Source name -> its tokens."""
         intra_document: bool = True
         """Restart positions at document edges and mask the label that crosses one."""
         vocab_size: int
@@ -50,7 +48,7 @@ class PlanLoader(BaseDataLoader):
         if seq_len != config.plan.seq_len:
             raise ValueError(f"the plan counts windows of {config.plan.seq_len} tokens, got training.seq_len={seq_len}")
         self._plan = config.plan
-        self._sources = open_train(config.prepared)
+        self._sources = config.sources
         if problems := vocabulary_problems(self._sources, config.vocab_size):
             raise DataError("\n".join(problems))
         self._intra_document = config.intra_document
@@ -129,31 +127,6 @@ def read_window(source: TokenSource, index: int, seq_len: int, vocab_size: int) 
             "use the tokenizer that the model is made for, or raise model.vocab_size"
         )
     return tokens
-
-
-def held_out_windows(
-    prepared: Prepared, *, seq_len: int, num_windows: int, vocab_size: int, intra_document: bool
-) -> dict[str, Batch]:
-    """Up to `num_windows` windows of each source's held-out part, evenly spread over it; always the same ones."""
-    batches = {}
-    for name, source in open_held_out(prepared).items():
-        available = source.num_windows(seq_len)
-        if not available:
-            raise DataError(
-                f"{source.uri} has {source.num_tokens:,} tokens, less than one window of seq_len={seq_len}; raise "
-                "data.held_out or lower training.seq_len"
-            )
-        count = min(num_windows, available)
-        batches[name] = stack(
-            [
-                split_window(
-                    read_window(source, k, seq_len, vocab_size),
-                    source.window_edges(k, seq_len) if intra_document else [],
-                )
-                for k in (i * available // count for i in range(count))
-            ]
-        )
-    return batches
 
 
 def stack(windows: list[Window]) -> Batch:

@@ -19,7 +19,7 @@ from data_pipelines.plan.ramp import Ramp
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.storage import absolute
-from data_pipelines.tokenizer.encoder import TextEncoder
+from data_pipelines.tokenizer.file import file_hash
 
 FILE_NAME = "plan.json"
 
@@ -49,7 +49,7 @@ def record_data(
         plan=plan,
         hash=plan.hash,
         prepared=_from_anywhere(prepared),
-        tokenizer_hash=TextEncoder(prepared.tokenizer_dir, quiet=True).hash,
+        tokenizer_hash=file_hash(Path(prepared.tokenizer_dir)),
         ramp=ramp,
         held_out=dict(held_out),
     )

@@ -27,12 +27,13 @@ from data_pipelines.base.progress import progress_bar
 from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.corpora.holdout import Split, split_documents
-from data_pipelines.corpora.ready import READY, load_parts, prepared_anew, save_parts, shard_problems
+from data_pipelines.corpora.ready import READY, load_parts, open_data, prepared_anew, save_parts
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
 from data_pipelines.documents import Document
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared, ShardSource
+from data_pipelines.shards.reader import OpenData
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
 from data_pipelines.tokenizer.encoder import TextEncoder
 from data_pipelines.tokenizer.file import file_hash
@@ -43,8 +44,9 @@ SAMPLE_CHARS_PER_ID = 512
 """Characters that the tokenizer is trained on, in all, for each id of its vocabulary."""
 
 
-def prepare(data: CorpusOptions | ShardsData) -> Prepared:
-    """Prepare `data` unless that is done already. Any number of processes may call it: one works, the others wait.
+def prepare(data: CorpusOptions | ShardsData) -> OpenData:
+    """Opens `data`, which it prepares unless that is done already. Any number of processes may call it: one works, the
+    others wait.
 
     Raises ValueError for settings and DataError for data that cannot be used.
     """
@@ -56,7 +58,7 @@ def prepare(data: CorpusOptions | ShardsData) -> Prepared:
     return _open(data, root)
 
 
-def open_prepared(data: CorpusOptions | ShardsData) -> Prepared:
+def open_prepared(data: CorpusOptions | ShardsData) -> OpenData:
     """What `prepare` made of `data` before, for those who only read: nothing is prepared, nothing is written.
 
     Raises ValueError for settings and DataError for data that are not there or cannot be used.
@@ -87,7 +89,7 @@ def _is_ready(root: Path) -> bool:
     return (root / READY).is_file()
 
 
-def _open(data: CorpusOptions, root: Path) -> Prepared:
+def _open(data: CorpusOptions, root: Path) -> OpenData:
     """Raises DataError where the list of its parts is damaged, and where its tokenizer did not make its shards."""
     parts = load_parts(str(root))
     sources = {name: {part: str(root / name / part) for part in found} for name, found in parts.items()}
@@ -100,9 +102,7 @@ def _open(data: CorpusOptions, root: Path) -> Prepared:
         made_by = file_hash(Path(prepared.tokenizer_dir))
     except ValueError as error:
         raise DataError(f"{error}; {remedy}") from error
-    if problems := list(shard_problems(prepared, made_by, prefix="source ", remedy=remedy)):
-        raise DataError("\n".join(problems))
-    return prepared
+    return open_data(prepared, made_by, prefix="source ", remedy=remedy)
 
 
 def find_tokenizer(data: CorpusOptions | ShardsData) -> Path:
@@ -110,7 +110,7 @@ def find_tokenizer(data: CorpusOptions | ShardsData) -> Path:
 
     One that the settings name needs no prepared data beside it.
     """
-    return Path(data.tokenizer or open_prepared(data).tokenizer_dir)
+    return Path(data.tokenizer or open_prepared(data).prepared.tokenizer_dir)
 
 
 def _build_once(data: CorpusOptions, root: Path) -> None:

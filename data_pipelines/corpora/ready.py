@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from data_pipelines.base.files import write_whole
 from data_pipelines.shards.manifest import DataError, join
 from data_pipelines.shards.prepared import Prepared
-from data_pipelines.shards.reader import open_part
+from data_pipelines.shards.reader import OpenData, open_part
+from data_pipelines.shards.source import TokenSource
 from data_pipelines.shards.storage import locate
 
 READY = "prepared.json"
@@ -40,21 +40,28 @@ def load_parts(root: str) -> Parts:
         raise DataError(f"{join(root, READY)} is damaged; {prepared_anew(root)}") from error
 
 
-def shard_problems(prepared: Prepared, tokenizer_hash: str, *, prefix: str, remedy: str) -> Iterator[str]:
-    """A line for each folder that cannot be opened, or was made by another tokenizer than that of `tokenizer_hash`.
+def open_data(prepared: Prepared, tokenizer_hash: str, *, prefix: str, remedy: str) -> OpenData:
+    """Opens every part of every source, once.
 
-    prefix: of a source's name in a message. One tokenizer has to have made all: ids of two would mean different texts
-    to one model.
+    Raises DataError with a line for each folder that cannot be opened, or was made by another tokenizer than that of
+    `tokenizer_hash`: ids of two would mean different texts to one model. prefix: of a source's name in a message.
     """
+    parts: dict[str, dict[str, TokenSource]] = {"train": {}, "held_out": {}}
+    problems = []
     for name, source in prepared.sources.items():
-        for uri in filter(None, (source.train, source.held_out)):
-            try:
-                got = open_part(source, uri).manifest.tokenizer
-            except DataError as error:
-                yield str(error)
+        for part, uri in (("train", source.train), ("held_out", source.held_out)):
+            if uri is None:
                 continue
-            if got != tokenizer_hash:
-                yield (
+            try:
+                parts[part][name] = open_part(source, uri)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            if (got := parts[part][name].manifest.tokenizer) != tokenizer_hash:
+                problems.append(
                     f"{prefix}{name}: {uri} was made by a tokenizer with hash {got[:12]}, {prepared.tokenizer_dir} has "
                     f"{tokenizer_hash[:12]}; {remedy}"
                 )
+    if problems:
+        raise DataError("\n".join(problems))
+    return OpenData(prepared=prepared, **parts)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data_pipelines.corpora.config import DataOptions
-from data_pipelines.corpora.ready import shard_problems
-from data_pipelines.shards.manifest import DataError
+from data_pipelines.corpora.ready import open_data
 from data_pipelines.shards.prepared import Prepared, ShardSource
+from data_pipelines.shards.reader import OpenData
 from data_pipelines.tokenizer.encoder import TextEncoder
 
 
@@ -25,7 +25,7 @@ class ShardsData(DataOptions):
     def source_names(self) -> list[str]:
         return sorted(self.sources)
 
-    def open(self) -> Prepared:
+    def open(self) -> OpenData:
         """The shards as they are. Raises ValueError where none are named, DataError with all that is wrong."""
         if not self.sources:
             raise ValueError("data.sources is empty; name one: data.sources.web.train=s3://bucket/web")
@@ -34,6 +34,4 @@ class ShardsData(DataOptions):
         prepared = Prepared(tokenizer_dir=self.tokenizer, sources=dict(self.sources))
         made_by = TextEncoder(self.tokenizer).hash
         remedy = "tokenise again or name the tokenizer that made it as data.tokenizer"
-        if problems := list(shard_problems(prepared, made_by, prefix="data.sources.", remedy=remedy)):
-            raise DataError("\n".join(problems))
-        return prepared
+        return open_data(prepared, made_by, prefix="data.sources.", remedy=remedy)

@@ -8,41 +8,43 @@ from itertools import accumulate
 
 import numpy as np
 
-from data_pipelines.shards.manifest import ENDS, NAMES, TOKENS, DataError, Manifest, VerifiedFile, join
+from data_pipelines.base.rank import is_first_on_node
+from data_pipelines.shards.manifest import NAMES, TOKENS, DataError, Manifest, join
+from data_pipelines.shards.shard import BlockReader, ShardReader, TreeReader, VerifiedFile
 from data_pipelines.shards.source import Place, TokenSource
 
 
 class Source(TokenSource):
     """All shards of a folder as one sequence of tokens.
 
-    Opening it compares the size of each file with the manifest; contents are verified as they are touched.
-    Raises DataError with every file that is missing, truncated or grown.
+    Opening it reads the manifest, 1.2 KB a shard, and on the first rank of each node compares the size of every file
+    with it: a listing asks a file system about each of thousands of files, and 2,048 of them would be millions of
+    questions, which nobody but a node with its own disk could answer otherwise. Contents are verified as they are
+    touched, by every rank. Raises DataError with every file that is missing, truncated or grown.
     """
 
     def __init__(self, uri: str):
         super().__init__(uri)
         self.manifest = self._manifest = Manifest.load(uri)
-        if problems := self._manifest.size_problems(uri):
+        if is_first_on_node() and (problems := self._manifest.size_problems(uri)):
             raise DataError("\n".join(str(problem) for problem in problems.values()))
         self._starts = [0, *accumulate(shard.tokens for shard in self._manifest.shards)]
-        self._files: dict[str, VerifiedFile] = {}
-        # An index takes megabytes and a source may have thousands of them.
-        self._ends = lru_cache(64)(self._load_ends)
+        self._tree_reader, self._block_reader = TreeReader(uri, self._manifest), BlockReader(uri, self._manifest)
         self._names = lru_cache(64)(self._load_names)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         assert 0 <= start < stop <= self.num_tokens, (start, stop, self.num_tokens)
-        pieces = [self._shard_tokens(s, lo, hi) for s, lo, hi in self._spans(start, stop)]
+        pieces = [self._reader(s).tokens(s, lo, hi) for s, lo, hi in self._spans(start, stop)]
         return np.concatenate(pieces).astype(np.int64)
 
     def document_ends(self, start: int, stop: int) -> np.ndarray:
-        pieces = [self._starts[s] + self._ends(s) for s, _, _ in self._spans(start, stop)]
+        pieces = [self._starts[s] + self._reader(s).ends(s, lo, hi) for s, lo, hi in self._spans(start, stop)]
         ends = np.concatenate(pieces)
-        return ends[np.searchsorted(ends, start, "right") : np.searchsorted(ends, stop, "left")]
+        return ends[ends < stop]
 
     def place(self, token: int) -> Place:
         s = bisect_right(self._starts, token) - 1
-        document = int(np.searchsorted(self._ends(s), token - self._starts[s], "right"))
+        document = self._reader(s).document(s, token - self._starts[s])
         return Place(self._manifest.shards[s].name, document, self._name(s, document))
 
     def _name(self, s: int, document: int) -> str:
@@ -62,24 +64,10 @@ class Source(TokenSource):
         spans = ((s, max(start - base[s], 0), min(stop - base[s], size[s].tokens)) for s in range(first, last + 1))
         return [(s, lo, hi) for s, lo, hi in spans if lo < hi]
 
-    def _shard_tokens(self, s: int, start: int, stop: int) -> np.ndarray:
-        itemsize = self._manifest.itemsize
-        data = self._file(s, TOKENS).read(start * itemsize, stop * itemsize)
-        return np.frombuffer(data, np.dtype(self._manifest.dtype).newbyteorder("<"))
-
-    def _load_ends(self, s: int) -> np.ndarray:
-        return np.frombuffer(self._read(s, ENDS), "<u8").astype(np.int64)
+    def _reader(self, s: int) -> ShardReader:
+        return self._tree_reader if self._manifest.shards[s].tree else self._block_reader
 
     def _load_names(self, s: int) -> list[str]:
-        return self._read(s, NAMES).decode().split("\n")
-
-    def _read(self, s: int, suffix: str) -> bytes:
-        file = self._file(s, suffix)
-        return file.read(0, file.record.bytes)
-
-    def _file(self, s: int, suffix: str) -> VerifiedFile:
         shard = self._manifest.shards[s]
-        name = shard.name + suffix
-        if name not in self._files:
-            self._files[name] = VerifiedFile(join(self.uri, name), shard.files[suffix], self._manifest.block_bytes)
-        return self._files[name]
+        file = VerifiedFile(join(self.uri, shard.name + NAMES), shard.files[NAMES], self._manifest.block_bytes)
+        return b"".join(file.pieces()).decode().split("\n")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from data_pipelines.shards.formats import FORMATS
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.shards.source import TokenSource
 
 
-def open_train(prepared: Prepared) -> dict[str, TokenSource]:
-    """Source name -> its training part. Raises DataError for shards that are missing or damaged."""
-    return {name: open_part(source, source.train) for name, source in prepared.sources.items()}
+@dataclass(frozen=True, kw_only=True)
+class OpenData:
+    """Prepared data that were opened: a start reads each manifest once, and hands this on."""
 
-
-def open_held_out(prepared: Prepared) -> dict[str, TokenSource]:
-    """The held-out part of each source that has one. Raises DataError as `open_train` does."""
-    return {name: open_part(source, source.held_out) for name, source in prepared.sources.items() if source.held_out}
+    prepared: Prepared
+    train: dict[str, TokenSource]
+    """Source name -> its training part."""
+    held_out: dict[str, TokenSource]
+    """The held-out part of each source that has one."""
 
 
 def open_part(source: ShardSource, uri: str) -> TokenSource:
-    """One of the folders of `source`."""
+    """One of the folders of `source`. Raises DataError for shards that are missing or damaged."""
     return FORMATS[source.format](uri)

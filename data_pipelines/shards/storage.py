@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 _LOCAL = re.compile(r"(?i:file|local)://")
+WAITS_S = (1.0, 4.0, 15.0, 60.0)
+"""Between tries at a store that fails: long enough for a restart of it, and all below `watchdog.stall_after_s`."""
+_LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What no second try mends."""
+
+T = TypeVar("T")
 
 
 def local_path(uri: str) -> str | None:
@@ -57,6 +65,33 @@ def reaching(uri: str) -> Iterator[None]:
             f"{uri} cannot be reached ({type(error).__name__}: {error}); check the address, the network and the "
             "credentials"
         ) from error
+
+
+def patiently(uri: str, read: Callable[[], T]) -> T:
+    """What `read` gives. A store that fails is asked again after each of WAITS_S, which is said once; a disk is not.
+
+    fsspec's own file systems come first: s3fs and gcsfs repeat what they know to pass, those behind https:// and hf://
+    nothing. Raises OSError with the address.
+    """
+    if local_path(uri) is not None:
+        return read()
+    for wait_s in WAITS_S:
+        try:
+            with reaching(uri):
+                return read()
+        except _LASTING:
+            raise
+        except OSError as error:
+            if wait_s == WAITS_S[0]:
+                print(f"{uri}: {error!r}; trying again, for {sum(WAITS_S):.0f} s", file=sys.stderr, flush=True)
+            time.sleep(wait_s)
+    try:
+        with reaching(uri):
+            return read()
+    except _LASTING:
+        raise
+    except OSError as error:
+        raise OSError(f"{uri} cannot be read, tried {len(WAITS_S) + 1} times: {error!r}") from error
 
 
 def absolute(uri: str) -> str:

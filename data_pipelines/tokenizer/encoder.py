@@ -33,7 +33,6 @@ class TextEncoder:
         self._tokenizer, switched_off, self.hash = open_tokenizer(Path(folder))
         if switched_off and not quiet and is_rank_0():
             _say_once(f"{path}: {', '.join(switched_off)} switched off: a document is all of its tokens, and no others")
-        self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text, not an end
         if not (vocabulary := self._tokenizer.get_vocab()):
             raise ValueError(f"{path} has no token in it; restore it from where the tokenizer is")
         self.vocab_size = 1 + max(vocabulary.values())

@@ -7,20 +7,19 @@ from pathlib import Path
 from time import monotonic
 
 from data_pipelines.base.errors import ConfigError
-from data_pipelines.batches.loader import held_out_windows, vocabulary_problems
+from data_pipelines.batches.loader import vocabulary_problems
 from data_pipelines.batches.record import FILE_NAME, read_data_record
 from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.corpora.preparation import is_prepared, open_prepared
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
-from data_pipelines.shards.prepared import Prepared
-from data_pipelines.shards.reader import open_train
+from data_pipelines.shards.reader import OpenData
 from data_pipelines.shards.source import TokenSource
 from launch.checks.base import Finding, Subject, fail, failures, ok, warning
 from launch.checks.storage import probe_folder
 from train.checkpoint.commits import committed_steps
-from train.loop.data import build_plan
+from train.loop.data import build_plan, held_out
 
 SAMPLE_SECONDS = 3.0
 """For reading tokens; `python -m data_pipelines.verify` reads all of them."""
@@ -37,17 +36,17 @@ def data(subject: Subject) -> Iterator[Finding]:
         yield from missing
         return
     try:
-        prepared = open_prepared(section)
-        sources = open_train(prepared)
+        opened = open_prepared(section)
     except (ValueError, OSError) as error:
         yield from failures(error, "correct data.sources or data.tokenizer, or prepare the data again")
         return
+    sources = opened.train
     tokens = sum(source.num_tokens for source in sources.values())
     yield ok(f"{len(sources)} sources of {tokens:,} tokens, every file of its manifest's size")
     yield from failures(vocabulary_problems(sources, subject.run.model.vocab_size))
     yield from _sample(sources, subject.run.training.seq_len)
-    yield from _budget(subject, prepared)
-    yield from _held_out(subject, prepared)
+    yield from _budget(subject, sources)
+    yield from _held_out(subject, opened)
 
 
 def _not_named(section: ShardsData) -> Iterator[Finding]:
@@ -104,10 +103,10 @@ def _sample(sources: Mapping[str, TokenSource], seq_len: int) -> Iterator[Findin
         yield ok("first and last tokens of every source are what was written")
 
 
-def _budget(subject: Subject, prepared: Prepared) -> Iterator[Finding]:
+def _budget(subject: Subject, sources: Mapping[str, TokenSource]) -> Iterator[Finding]:
     run = subject.run
     try:
-        plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
+        plan = build_plan(run.data, sources, run.timeline, seed=run.seed)
     except ValueError as error:
         yield from failures(error, "change data.mix, data.max_epochs or schedule.phases")
         return
@@ -151,30 +150,25 @@ def _same_plan(subject: Subject, plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _held_out(subject: Subject, prepared: Prepared) -> Iterator[Finding]:
+def _held_out(subject: Subject, opened: OpenData) -> Iterator[Finding]:
     run = subject.run
-    without = sorted(name for name, source in prepared.sources.items() if not source.held_out)
+    without = sorted(opened.train.keys() - opened.held_out.keys())
     if not run.validation.windows:
         yield ok("validation is off: validation.windows=0")
-    elif len(without) == len(prepared.sources):
+    elif not opened.held_out:
         yield warning(
             "no source has held-out shards: there is no validation loss",
             "name some, data.sources.web.held_out=URI, or set validation.windows=0",
         )
     else:
         try:
-            held_out_windows(
-                prepared,
-                seq_len=run.training.seq_len,
-                num_windows=1,
-                vocab_size=run.model.vocab_size,
-                intra_document=run.data.intra_document,
-            )
+            for windows in held_out(run, opened.held_out).values():
+                windows.read([0])
         except (DataError, ConfigError) as error:
             yield from failures(error)
         else:
             missing = f", none of {', '.join(without)}" if without else ""
-            yield ok(f"held-out tokens of {len(prepared.sources) - len(without)} sources can be read{missing}")
+            yield ok(f"held-out tokens of {len(opened.held_out)} sources can be read{missing}")
 
 
 CHECKS = (data,)

@@ -10,9 +10,8 @@ from data_pipelines.batches.record import record_data
 from data_pipelines.explain import explain_ledger, explain_window, main, recorded_digest, step_digest
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared, ShardSource
-from data_pipelines.shards.reader import open_train
 from tests.data_pipelines.batches.test_loader import TIMELINE, L, loader_of, plan_of
-from tests.data_pipelines.conftest import MakeShards
+from tests.data_pipelines.conftest import MakeShards, opened
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def prepared(make_shards: MakeShards) -> Prepared:
 
 def test_a_window_is_traced_to_its_documents(prepared: Prepared):
     """Tokens 0-29 | 30-39 | 40-99: window 1 is 16-31, window 2 is 32-47, window 4 is 64-79."""
-    plan, sources = plan_of(prepared, mix=None), open_train(prepared)
+    plan, sources = plan_of(prepared, mix=None), opened(prepared).train
     number = {plan.window(g).index: g for g in range(48) if plan.window(g).epoch == 0}
     by_index = {index: list(explain_window(plan, sources, g)) for index, g in number.items()}
     assert by_index[1][0] == f"window {number[1]}: first, web, epoch 0, index 1"
@@ -36,7 +35,7 @@ def test_a_window_is_traced_to_its_documents(prepared: Prepared):
 
 
 def test_the_digest_is_the_one_of_the_loader(prepared: Prepared):
-    plan, sources = plan_of(prepared, mix=None), open_train(prepared)
+    plan, sources = plan_of(prepared, mix=None), opened(prepared).train
     loader = loader_of(prepared, mix=None, batch=8)
     stream = iter(loader)
     for first in (0, 8):
@@ -81,7 +80,7 @@ def run_dir(tmp_path: Path, prepared: Prepared, tokenizer_dir: Path) -> Path:
     folder.mkdir()
     plan = plan_of(prepared, mix=None)
     record_data(folder, plan, replace(prepared, tokenizer_dir=str(tokenizer_dir)), TIMELINE.ramp)
-    digest = step_digest(plan, open_train(prepared), TIMELINE.ramp.windows(2))
+    digest = step_digest(plan, opened(prepared).train, TIMELINE.ramp.windows(2))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "batch_digest": f"{digest:016x}"}) + "\n")
     return folder
 

@@ -22,7 +22,7 @@ from data_pipelines.documents.find import stored_file
 from data_pipelines.prepare import main as prepare_command
 from data_pipelines.shards.manifest import DataError, Manifest
 from data_pipelines.shards.prepared import Prepared, ShardSource
-from data_pipelines.shards.reader import open_held_out, open_train
+from data_pipelines.shards.reader import OpenData
 from data_pipelines.shards.source import TokenSource
 from data_pipelines.tokenize import main as tokenize
 from data_pipelines.tokenize import tokenize_files
@@ -44,6 +44,10 @@ def files_data(folder: Path, **settings) -> FilesData:
     return FilesData(dir=str(folder / "data"), sources=sources, **{"vocab_size": 300, "held_out": 0.1, **settings})
 
 
+def prepared_of(data: FilesData | ShardsData) -> Prepared:
+    return prepare(data).prepared
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> FilesData:
     write_texts(tmp_path / "texts")
@@ -61,9 +65,9 @@ def document_names(source: TokenSource) -> set[str]:
 
 
 def test_every_document_is_trained_on_or_held_out(data: FilesData):
-    prepared = prepare(data)
-    assert sorted(prepared.sources) == ["lines", "texts"]
-    train, held_out = open_train(prepared), open_held_out(prepared)
+    opened = prepare(data)
+    assert sorted(opened.train) == ["lines", "texts"]
+    train, held_out = opened.train, opened.held_out
     assert document_names(train["lines"]) | document_names(held_out["lines"]) == {f"a.jsonl:{k}" for k in range(1, 41)}
     assert document_names(train["texts"]) | document_names(held_out["texts"]) == {f"{k}.txt" for k in range(5)}
     for name in train:
@@ -72,10 +76,10 @@ def test_every_document_is_trained_on_or_held_out(data: FilesData):
 
 
 def test_the_tokens_are_the_documents(data: FilesData, tmp_path: Path):
-    prepared = prepare(data)
-    encoder = TextEncoder(prepared.tokenizer_dir)
+    opened = prepare(data)
+    encoder = TextEncoder(opened.prepared.tokenizer_dir)
     assert encoder.vocab_size <= 300
-    source = open_train(prepared)["texts"]
+    source = opened.train["texts"]
     edges = [0, *source.document_ends(0, source.num_tokens).tolist(), source.num_tokens]
     for start, end in pairwise(edges):
         *ids, eos_id = source.tokens(start, end).tolist()
@@ -84,36 +88,36 @@ def test_the_tokens_are_the_documents(data: FilesData, tmp_path: Path):
 
 
 def test_a_second_call_does_no_work_and_a_copy_elsewhere_gives_the_same_bytes(data: FilesData, tmp_path: Path):
-    first = hashes(prepare(data).tokenizer_dir + "/..")
+    first = hashes(prepare(data).prepared.tokenizer_dir + "/..")
     times = {path: path.stat().st_mtime_ns for path in Path(data.dir).rglob("*.ds")}
-    assert hashes(prepare(data).tokenizer_dir + "/..") == first
+    assert hashes(prepare(data).prepared.tokenizer_dir + "/..") == first
     assert {path: path.stat().st_mtime_ns for path in Path(data.dir).rglob("*.ds")} == times
     write_texts(tmp_path / "moved/texts")
-    assert hashes(prepare(files_data(tmp_path / "moved")).tokenizer_dir + "/..") == first
+    assert hashes(prepare(files_data(tmp_path / "moved")).prepared.tokenizer_dir + "/..") == first
 
 
 def test_a_changed_corpus_or_setting_is_prepared_anew_and_the_old_one_stays(data: FilesData, tmp_path: Path):
-    first = prepare(data)
+    first = prepared_of(data)
     write_texts(tmp_path / "texts", num_documents=41)
-    others = [prepare(data), prepare(files_data(tmp_path, vocab_size=310)), prepare(files_data(tmp_path, held_out=0.2))]
-    folders = {prepared.tokenizer_dir for prepared in (first, *others)}
+    others = [data, files_data(tmp_path, vocab_size=310), files_data(tmp_path, held_out=0.2)]
+    folders = {prepared.tokenizer_dir for prepared in (first, *map(prepared_of, others))}
     assert len(folders) == 4
     assert all((Path(folder) / "tokenizer.json").is_file() for folder in folders)
 
 
 def test_mix_and_masks_need_no_new_preparation(data: FilesData, tmp_path: Path):
     changed = files_data(tmp_path, mix={"p": {"lines": 1.0}}, intra_document=False, max_epochs=3)
-    assert prepare(changed) == prepare(data)
+    assert prepared_of(changed) == prepared_of(data)
 
 
 def test_where_all_is_there_nothing_is_written(data: FilesData, monkeypatch: pytest.MonkeyPatch):
     """The folder may be on a read-only mount: not even a lock is taken."""
-    first = prepare(data)
+    first = prepared_of(data)
     for lock in Path(data.dir).glob("*.lock"):
         lock.unlink()
     before = {path: path.stat().st_mtime_ns for path in [Path(data.dir), *Path(data.dir).rglob("*")]}
     monkeypatch.setattr(module, "FileLock", None)
-    assert prepare(data) == open_prepared(data) == first
+    assert prepared_of(data) == open_prepared(data).prepared == first
     assert {path: path.stat().st_mtime_ns for path in [Path(data.dir), *Path(data.dir).rglob("*")]} == before
 
 
@@ -121,8 +125,8 @@ def test_a_reader_never_prepares(data: FilesData, tmp_path: Path):
     with pytest.raises(DataError, match=r"data/[0-9a-f]{16}/prepared\.json is missing: .*prepare the data with"):
         open_prepared(data)
     assert not Path(data.dir).exists()
-    prepared = prepare(data)
-    assert open_prepared(data) == prepared
+    prepared = prepared_of(data)
+    assert open_prepared(data).prepared == prepared
     with pytest.raises(DataError, match="or the corpus, its settings or the tokenizer have changed since"):
         open_prepared(files_data(tmp_path, vocab_size=310))
     assert len(list(Path(data.dir).glob("*/"))) == 1
@@ -130,16 +134,16 @@ def test_a_reader_never_prepares(data: FilesData, tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"lines": ["test"]}', "[" * 100_000])
 def test_a_damaged_list_of_parts_is_named_with_the_remedy(data: FilesData, text: str):
-    root = Path(prepare(data).tokenizer_dir).parent
+    root = Path(prepare(data).prepared.tokenizer_dir).parent
     (root / "prepared.json").write_text(text)
     with pytest.raises(DataError, match=r"prepared\.json is damaged; delete .*, the data are prepared again then"):
         open_prepared(data)
 
 
 @pytest.mark.parametrize("open_", [prepare, open_prepared])
-def test_a_tokenizer_that_did_not_make_the_shards_is_refused(data: FilesData, open_: Callable[..., Prepared]):
+def test_a_tokenizer_that_did_not_make_the_shards_is_refused(data: FilesData, open_: Callable[..., OpenData]):
     """Two ids swapped: every token would mean another text, and no loss would show it."""
-    folder = Path(prepare(data).tokenizer_dir)
+    folder = Path(prepare(data).prepared.tokenizer_dir)
     content = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
@@ -170,7 +174,7 @@ def test_an_interrupted_preparation_is_done_again(data: FilesData, monkeypatch: 
 
 def test_three_processes_prepare_once(data: FilesData):
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        results = pool.map(prepare, [data] * 3)
+        results = pool.map(prepared_of, [data] * 3)
     assert results == [results[0]] * 3
     assert len(list(Path(data.dir).glob("*/prepared.json"))) == 1
 
@@ -183,7 +187,7 @@ def test_a_folder_that_cannot_be_written_is_named(data: FilesData, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "patched", ["data_pipelines.base.files.flush", "data_pipelines.shards.manifest.HashingWriter.write"]
+    "patched", ["data_pipelines.base.files.flush", "data_pipelines.shards.writer.HashingWriter.write"]
 )
 def test_a_full_disk_is_named_with_its_setting_and_nothing_stays(
     patched: str, data: FilesData, monkeypatch: pytest.MonkeyPatch
@@ -207,22 +211,22 @@ def test_a_pattern_without_a_match_leaves_no_folder(data: FilesData, tmp_path: P
 
 
 def test_no_validation_part_without_held_out(data: FilesData, tmp_path: Path):
-    prepared = prepare(files_data(tmp_path, held_out=0))
-    assert open_held_out(prepared) == {}
-    assert open_train(prepared)["texts"].manifest.num_documents == 5
+    opened = prepare(files_data(tmp_path, held_out=0))
+    assert opened.held_out == {}
+    assert opened.train["texts"].manifest.num_documents == 5
 
 
 def test_a_given_tokenizer_is_used(data: FilesData, tmp_path: Path, tokenizer_dir: Path):
-    prepared = prepare(files_data(tmp_path, tokenizer=str(tokenizer_dir)))
-    assert prepared.tokenizer_dir == str(tokenizer_dir)
-    assert open_train(prepared)["lines"].manifest.tokenizer == TextEncoder(tokenizer_dir).hash
+    opened = prepare(files_data(tmp_path, tokenizer=str(tokenizer_dir)))
+    assert opened.prepared.tokenizer_dir == str(tokenizer_dir)
+    assert opened.train["lines"].manifest.tokenizer == TextEncoder(tokenizer_dir).hash
 
 
 def test_shards_of_another_tokenizer_are_refused(data: FilesData, tokenizer_dir: Path):
-    prepared = prepare(data)
+    prepared = prepared_of(data)
     uri = prepared.sources["lines"].train
     good = ShardsData(tokenizer=prepared.tokenizer_dir, sources={"l": ShardSource(train=uri)})
-    assert prepare(good) == Prepared(tokenizer_dir=prepared.tokenizer_dir, sources={"l": ShardSource(train=uri)})
+    assert prepared_of(good) == Prepared(tokenizer_dir=prepared.tokenizer_dir, sources={"l": ShardSource(train=uri)})
     with pytest.raises(DataError, match=r"data\.sources\.l: .* was made by a tokenizer with hash"):
         prepare(ShardsData(tokenizer=str(tokenizer_dir), sources={"l": ShardSource(train=uri)}))
     with pytest.raises(ValueError, match=r"data\.sources is empty"):
@@ -253,7 +257,7 @@ def test_preparing_by_command_says_what_is_where(data: FilesData, tmp_path: Path
     sources = [f"data.sources.{name}.glob='{source.glob}'" for name, source in data.sources.items()]
     assert prepare_command([*overrides, *sources]) == 0
     lines = capsys.readouterr().out.splitlines()
-    prepared = open_prepared(data)
+    prepared = open_prepared(data).prepared
     assert lines[0] == f"tokenizer: {prepared.tokenizer_dir}"
     assert [line.split(":")[0] for line in lines[1:]] == [
         "lines, train", "lines, held out", "texts, train", "texts, held out",

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.shards.finished import SUFFIX
-from data_pipelines.shards.manifest import HashingWriter, Manifest
+from data_pipelines.shards.manifest import Manifest
+from data_pipelines.shards.writer import HashingWriter
 from data_pipelines.tokenize import main
 
 

@@ -27,7 +27,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k in range(4):
         (folder / f"{k}.txt").write_text(f"text number {k}. " * 40)
     data = FilesData(dir=str(folder / "data"), vocab_size=270, sources={"web": FileSource(glob=f"{folder}/*.txt")})
-    return Path(prepare(data).tokenizer_dir).parent
+    return Path(prepare(data).prepared.tokenizer_dir).parent
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_shards_behind_a_link_are_compared(
     output = capsys.readouterr()
     assert f"error: {tmp_path}/data/linked/00000.ds: bytes 0 to 10 differ" in output.err
     assert f"error: {tmp_path}/data/gone is a link to {tmp_path}/nowhere, which leads nowhere" in output.err
-    assert "5 tokens, 54 bytes, 2 damaged" in output.out
+    assert "5 tokens, 78 bytes, 2 damaged" in output.out
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may read everything")

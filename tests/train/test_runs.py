@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(folder: Path) -> Prepared:
     sources = {name: FileSource(glob=glob) for name, glob in SOURCES.items()}
-    return prepare(FilesData(dir=str(folder / "data"), vocab_size=VOCAB_SIZE, held_out=0.2, sources=sources))
+    return prepare(FilesData(dir=str(folder / "data"), vocab_size=VOCAB_SIZE, held_out=0.2, sources=sources)).prepared
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,11 +20,24 @@ from train.loss.cross_entropy import CrossEntropyZLoss
 from train.loss.sums import LossSums
 
 
+class Windows(Protocol):
+    """Windows that are not in memory."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: list[int]) -> Batch:
+        """Those of these numbers, 0 .. len - 1."""
+        ...
+
+
 class HeldOut:
-    """The held-out windows of each source, shared out over the data-parallel ranks."""
+    """The held-out windows of each source, shared out over the data-parallel ranks: each reads its own, once.
+
+    Raises DataError where they are not what was written.
+    """
 
     def __init__(
-        self, sources: Mapping[str, Batch], *, loss: CrossEntropyZLoss, batch_mesh: DeviceMesh | None, batch: int
+        self, sources: Mapping[str, Windows], *, loss: CrossEntropyZLoss, batch_mesh: DeviceMesh | None, batch: int
     ):
         self._loss = loss
         self._mesh = batch_mesh
@@ -42,22 +56,20 @@ class HeldOut:
         return {name: float(loss / tokens) for name, (loss, tokens) in zip(self._shares, sums, strict=True)}
 
 
-def share(windows: Batch, *, num_ranks: int, rank: int, batch: int) -> Iterator[Batch]:
+def share(windows: Windows, *, num_ranks: int, rank: int, batch: int) -> Iterator[Batch]:
     """This rank's part of `windows`, in microbatches of `batch` rows: training's, as a compiler makes new kernels for
     another shape.
 
     Every rank gets the same number of microbatches, since sharded forward passes are collective. Where windows run out,
     repeats of the last one fill up, without labels, so that they do not count.
     """
-    inputs, labels = windows
-    total = len(labels)
+    total = len(windows)
     stride = num_ranks * batch
     for start in range(rank * batch, -(-total // stride) * stride, stride):
-        rows = torch.arange(start, start + batch)
-        is_real_B = rows < total
-        rows = rows.clamp(max=total - 1)
-        filled = torch.where(is_real_B[:, None], labels[rows], IGNORE_INDEX)
-        yield {name: tensor[rows] for name, tensor in inputs.items()}, filled
+        rows = range(start, start + batch)
+        inputs, labels = windows.read([min(row, total - 1) for row in rows])
+        is_real_B = torch.tensor(rows) < total
+        yield inputs, torch.where(is_real_B[:, None], labels, IGNORE_INDEX)
 
 
 @torch.no_grad()

@@ -111,9 +111,9 @@ def _read_parts(reader: Reader, entry: Entry) -> Iterator[Tensor]:
 
 def token_ids_of(tokenizer_dir: Path) -> dict[str, int | None]:
     """Ids of the special tokens that the tokenizer's own config names."""
-    from tokenizers import Tokenizer
+    from data_pipelines.tokenizer.file import open_tokenizer
 
-    vocabulary = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    vocabulary = open_tokenizer(tokenizer_dir).tokenizer
     config = tokenizer_dir / "tokenizer_config.json"
     names: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     return {f"{kind}_token_id": _token_id(vocabulary, names.get(f"{kind}_token")) for kind in ("bos", "eos", "pad")}

@@ -18,7 +18,6 @@ from data_pipelines.batches.record import record_data
 from data_pipelines.corpora.preparation import prepare
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.prepared import Prepared
-from data_pipelines.shards.reader import open_held_out
 from train.afmoe.spec import model_spec
 from train.checkpoint.commits import committed_steps, newest_step
 from train.checkpoint.manager import Checkpoints
@@ -28,7 +27,7 @@ from train.config.run import Run
 from train.formats.hf_folder import CONFIG
 from train.formats.hf_names import hf_config
 from train.formats.hf_write import json_text, token_ids_of
-from train.loop.data import build_plan, check_same_text, check_tokenizer, held_out
+from train.loop.data import DataTokenizer, build_plan, check_same_text, check_tokenizer, held_out
 from train.loop.rates import TimelineSchedule
 from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss
@@ -43,27 +42,29 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
     Raises ConfigError, ValueError or OSError where settings and data do not go together.
     """
     check_origin(run)
-    prepared = prepare(run.data)
+    opened = prepare(run.data)
+    prepared = opened.prepared
     check_tokenizer(prepared, run.model)
     if (note := compare_tokenizers(run, Path(prepared.tokenizer_dir))) and is_rank_0():
         print(f"train: {note}", flush=True)
-    plan = build_plan(run.data, prepared, run.timeline, seed=run.seed)
-    held_out_hashes = {name: source.manifest.fingerprint for name, source in open_held_out(prepared).items()}
+    plan = build_plan(run.data, opened.train, run.timeline, seed=run.seed)
+    held_out_hashes = {name: source.manifest.fingerprint for name, source in opened.held_out.items()}
     check_same_text(run.run_dir, plan, held_out_hashes)
     return Trainer.Config(
         run=run,
         wish=wish,
-        held_out=held_out(run, prepared),
+        held_out=held_out(run, opened.held_out),
         on_first_step=partial(_keep_data, run, plan, prepared, held_out_hashes),
         dump_folder=str(run.run_dir),
         hf_assets_path=prepared.tokenizer_dir,
+        tokenizer=DataTokenizer.Config(),
         model_spec=model_spec(run.model, seq_len=run.training.seq_len, draws_weights=not _reads_weights(run)),
         optimizer=optimizers_config(run.optimizer),
         lr_scheduler=TimelineSchedule.Config(timeline=run.timeline),
         loss=CrossEntropyZLoss.Config(section=run.loss),
         dataloader=PlanLoader.Config(
             plan=plan,
-            prepared=prepared,
+            sources=opened.train,
             intra_document=run.data.intra_document,
             vocab_size=run.model.vocab_size,
         ),

@@ -29,7 +29,8 @@ from torchtitan.distributed import utils as dist_utils
 from data_pipelines.base.errors import REQUEUE_EXIT, RUN_EXIT, RunError
 from data_pipelines.base.files import write_whole
 from data_pipelines.base.rank import is_rank_0
-from data_pipelines.batches.loader import PlanLoader
+from data_pipelines.batches.held_out import HeldOutWindows
+from data_pipelines.batches.loader import Batch, PlanLoader
 from train.afmoe.decoder import moe_layers
 from train.afmoe.tally import take_
 from train.balance.balancer import Balancer
@@ -40,7 +41,7 @@ from train.config.run import Run
 from train.config.rundir import check_same_start
 from train.engine.cpu import adapt_engine
 from train.engine.together import from_rank_0, on_all_ranks
-from train.evaluation.held_out import Batch, HeldOut
+from train.evaluation.held_out import HeldOut
 from train.loop.history import read_history
 from train.loop.local_work import LocalWork
 from train.loop.record import make_row, measure_speed, stop_at_alarm
@@ -70,8 +71,8 @@ class Trainer(titan.Trainer):
     class Config(titan.Trainer.Config):
         run: Run
         wish: StopWish
-        held_out: dict[str, Batch] = field(default_factory=dict)
-        """Source -> held-out windows."""
+        held_out: dict[str, HeldOutWindows] = field(default_factory=dict)
+        """Source -> the windows that validation takes of it."""
         on_first_step: Callable[[], None] = lambda: None
         """Called by every rank before the first step of this process, when its data have proved to be the run's."""
 
@@ -103,9 +104,7 @@ class Trainer(titan.Trainer):
             heatmap_every=config.run.metrics.heatmap_every,
             picture=config.run.run_dir / "loads.png" if is_rank_0() else None,
         )
-        self.held_out = HeldOut(
-            config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size
-        )
+        self.held_out = on_all_ranks(self._read_held_out, None)
         self.health = Health(
             self.optimizers,
             kind_of,
@@ -131,6 +130,12 @@ class Trainer(titan.Trainer):
         started = from_rank_0(lambda: run.settings, None)
         on_all_ranks(partial(check_same_start, started, run.settings), None)
         return dims
+
+    def _read_held_out(self) -> HeldOut:
+        config = self.config
+        return HeldOut(
+            config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size
+        )
 
     def train(self) -> None:
         with watching(self.config.run.watchdog, self.pulse, self.config.run.run_dir):

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_pipelines.batches.loader import PlanLoader, held_out_windows
+from data_pipelines.batches.loader import PlanLoader
 from data_pipelines.batches.windows import IGNORE, window_hash
 from data_pipelines.corpora.files import FilesData
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared, ShardSource
-from data_pipelines.shards.reader import open_train
-from tests.data_pipelines.conftest import MakeShards, random_documents
+from tests.data_pipelines.conftest import MakeShards, opened, random_documents
 from train.loop.data import build_plan
 from train.schedule.config import BatchStage, Phase, ScheduleConfig
 from train.schedule.timeline import Timeline
@@ -39,7 +38,7 @@ def prepared(make_shards: MakeShards) -> Prepared:
 
 
 def plan_of(prepared: Prepared, *, mix: dict[str, dict[str, float]] | None = MIX, seed: int = 0) -> Plan:
-    return build_plan(FilesData(mix=mix), prepared, TIMELINE, seed=seed)
+    return build_plan(FilesData(mix=mix), opened(prepared).train, TIMELINE, seed=seed)
 
 
 def loader_of(
@@ -53,7 +52,7 @@ def loader_of(
     **settings,
 ) -> PlanLoader:
     plan = plan_of(prepared, mix=mix, seed=seed)
-    config = PlanLoader.Config(plan=plan, prepared=prepared, **{"vocab_size": 300, **settings})
+    config = PlanLoader.Config(plan=plan, sources=opened(prepared).train, **{"vocab_size": 300, **settings})
     return config.build(
         dp_world_size=ranks, dp_rank=rank, seq_len=L, local_batch_size=batch, tokenizer=None, snapshot_every_n_steps=1
     )
@@ -80,7 +79,7 @@ def test_the_steps_used_here_are_those_of_the_timeline():
 
 
 def test_the_stream_is_the_plan(prepared: Prepared):
-    plan, sources = plan_of(prepared), open_train(prepared)
+    plan, sources = plan_of(prepared), opened(prepared).train
     steps = steps_of([loader_of(prepared, intra_document=False)], SIZES)
     inputs, labels = torch.cat([step[0] for step in steps]), torch.cat([step[2] for step in steps])
     for g in range(plan.num_windows):
@@ -133,13 +132,13 @@ def test_another_plan_is_refused(prepared: Prepared):
 
 
 def test_another_sequence_length_is_refused(prepared: Prepared):
-    config = PlanLoader.Config(plan=plan_of(prepared), prepared=prepared, vocab_size=300)
+    config = PlanLoader.Config(plan=plan_of(prepared), sources=opened(prepared).train, vocab_size=300)
     with pytest.raises(ValueError, match=r"windows of 16 tokens, got training\.seq_len=32"):
         config.build(dp_world_size=1, dp_rank=0, seq_len=32, local_batch_size=1)
 
 
 def test_the_digest_is_the_sum_of_window_hashes(prepared: Prepared):
-    plan, sources = plan_of(prepared), open_train(prepared)
+    plan, sources = plan_of(prepared), opened(prepared).train
     loader = loader_of(prepared, batch=4)
     next(iter(loader))
     hashes = [window_hash(g, sources[(w := plan.window(g)).source].window(w.index, L)) for g in range(4)]
@@ -189,25 +188,6 @@ def test_a_flipped_bit_stops_the_run_at_the_batch_that_has_it(prepared: Prepared
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"b/00000\.ds: bytes 64 to 128 differ"):
         list(loader_of(prepared))
-
-
-def test_held_out_windows_are_spread_evenly_and_always_the_same(prepared: Prepared):
-    def read(num_windows: int):
-        return held_out_windows(prepared, seq_len=L, num_windows=num_windows, vocab_size=300, intra_document=True)
-
-    batches = read(5)
-    assert list(batches) == ["a"]  # b has no held-out part
-    inputs, labels = batches["a"]
-    assert inputs["input"].shape == inputs["positions"].shape == labels.shape == (5, L)
-    everything, _ = read(100)["a"]
-    assert everything["input"].shape == (10, L)  # 170 tokens are 10 windows of 16
-    assert torch.equal(inputs["input"], everything["input"][::2])
-    assert torch.equal(inputs["input"], read(5)["a"][0]["input"])
-
-
-def test_a_held_out_part_shorter_than_a_window_is_named(prepared: Prepared):
-    with pytest.raises(DataError, match=r"h has 170 tokens, less than one window of seq_len=256; raise data\.held_out"):
-        held_out_windows(prepared, seq_len=256, num_windows=4, vocab_size=300, intra_document=True)
 
 
 def test_a_source_is_read_again_in_another_order(make_shards: MakeShards):

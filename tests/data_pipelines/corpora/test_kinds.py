@@ -16,7 +16,6 @@ from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.corpora.stdlib import StdlibData
 from data_pipelines.documents import Document
 from data_pipelines.shards.prepared import ShardSource
-from data_pipelines.shards.reader import open_held_out, open_train
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,12 +34,12 @@ class RhymesData(CorpusOptions):
 
 
 def test_a_new_kind_is_prepared_once_for_each_fingerprint(tmp_path: Path):
-    prepared = prepare(RhymesData(dir=str(tmp_path), vocab_size=300, held_out=0.1))
-    train, held_out = open_train(prepared)["rhymes"], open_held_out(prepared)["rhymes"]
+    opened = prepare(RhymesData(dir=str(tmp_path), vocab_size=300, held_out=0.1))
+    train, held_out = opened.train["rhymes"], opened.held_out["rhymes"]
     assert train.manifest.num_documents + held_out.manifest.num_documents == 30
-    assert open_prepared(RhymesData(dir=str(tmp_path), vocab_size=300, held_out=0.1)) == prepared
+    assert open_prepared(RhymesData(dir=str(tmp_path), vocab_size=300, held_out=0.1)).prepared == opened.prepared
     more = prepare(RhymesData(dir=str(tmp_path), vocab_size=300, held_out=0.1, count=31))
-    assert more.sources["rhymes"].train != prepared.sources["rhymes"].train
+    assert more.train["rhymes"].uri != opened.train["rhymes"].uri
 
 
 def test_only_a_tokenizer_that_is_still_to_be_trained_has_a_size_to_choose():

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from data_pipelines.batches.loader import held_out_windows
+from data_pipelines.batches.held_out import HeldOutWindows
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.explain import explain_window, step_digest
 from data_pipelines.shards.formats import FORMATS
 from data_pipelines.shards.prepared import Prepared, ShardSource
-from data_pipelines.shards.reader import open_held_out, open_train
 from data_pipelines.shards.source import Place, TokenSource
 from tests.data_pipelines.batches.test_loader import L, loader_of, plan_of
+from tests.data_pipelines.conftest import opened
 
 
 class Counted(NamedTuple):
@@ -54,7 +54,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Prepared:
 
 
 def test_a_new_format_is_trained_on_validated_on_and_explained(counting: Prepared):
-    plan, sources = plan_of(counting, mix=None), open_train(counting)
+    plan, sources = plan_of(counting, mix=None), opened(counting).train
     loader = loader_of(counting, mix=None, batch=8)
     inputs, labels = next(iter(loader))
     first = plan.window(0).index * L
@@ -64,9 +64,9 @@ def test_a_new_format_is_trained_on_validated_on_and_explained(counting: Prepare
     assert labels[0, edge - 1] == -100
     assert step_digest(plan, sources, range(8)) == loader.pop_digest()
     assert f"tens {first // 10}  (shard all" in list(explain_window(plan, sources, 0))[1]
-    assert list(open_held_out(counting)) == ["numbers"]
-    held_out = held_out_windows(counting, seq_len=L, num_windows=9, vocab_size=300, intra_document=True)
-    assert held_out["numbers"][0]["input"].shape == (2, L)  # 40 tokens are two windows
+    source = opened(counting).held_out["numbers"]
+    held_out = HeldOutWindows(source, seq_len=L, num_windows=9, vocab_size=300, intra_document=True)
+    assert held_out.read(range(len(held_out)))[0]["input"].shape == (2, L)  # 40 tokens are two windows
 
 
 def test_a_format_is_named_in_the_data_section_and_an_unknown_one_refused(counting: Prepared):

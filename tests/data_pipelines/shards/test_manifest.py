@@ -23,7 +23,23 @@ def with_more_documents(content: dict[str, Any]) -> None:
 
 
 def with_fewer_hashes(content: dict[str, Any]) -> None:
-    content["shards"][0]["files"][".ds"]["blocks"] = []
+    content["shards"][0]["files"][".ds.names"]["blocks"] = []
+
+
+def without_tree(content: dict[str, Any]) -> None:
+    content["shards"][0]["tree"] = None
+
+
+def without_hashes(content: dict[str, Any]) -> None:
+    del content["shards"][0]["files"][".ds.hashes"]
+
+
+def with_other_blocks(content: dict[str, Any]) -> None:
+    content["shards"][0]["tree"]["block_bytes"] = 4
+
+
+def with_half_tokens(content: dict[str, Any]) -> None:
+    content["shards"][0]["tree"]["block_bytes"] = 63
 
 
 def with_blocks_of_nothing(content: dict[str, Any]) -> None:
@@ -40,7 +56,11 @@ def without_shards(content: dict[str, Any]) -> None:
         (without_shards, r"shards=\[\]: must name at least one"),
         (without_ends, r"shard 00000: no \.ds\.index among its files"),
         (with_more_documents, "shard 00000: the ends of 70,368,744,177,664 documents are not 16 bytes"),
-        (with_fewer_hashes, r"00000\.ds: 10 bytes are 1 blocks, got 0 of them"),
+        (with_fewer_hashes, r"00000\.ds\.names: 12 bytes are 1 blocks, got 0 of them"),
+        (without_tree, r"00000\.ds: 10 bytes are 1 blocks, got 0 of them"),
+        (without_hashes, r"shard 00000: no \.ds\.hashes among its files"),
+        (with_other_blocks, "shard 00000: the tree of 3 blocks is not 24 bytes"),
+        (with_half_tokens, r"shard 00000: tree\.block_bytes=63: no multiple of 2"),
         (with_blocks_of_nothing, "block_bytes=0: must be at least 1"),
     ],
 )

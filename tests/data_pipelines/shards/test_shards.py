@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_pipelines.shards.datatrove import Source
-from data_pipelines.shards.manifest import DataError, HashingWriter, Manifest
-from data_pipelines.shards.writer import ShardWriter, token_dtype
+from data_pipelines.shards.manifest import DataError, Manifest
+from data_pipelines.shards.writer import HashingWriter, ShardWriter, token_dtype
 from data_pipelines.verify import main as verify
-from tests.data_pipelines.conftest import MakeShards, random_documents
+from tests.data_pipelines.conftest import MakeShards, make_version_1, random_documents
 
 DOCUMENTS = [[5, 6, 1], [7, 1], [8, 9, 10, 1]]
 
@@ -28,7 +29,7 @@ def test_the_files_are_the_datatrove_layout(make_shards: MakeShards):
     assert np.fromfile(folder / "00000.ds.index", "<u8").tolist() == [3, 5, 9]
     assert (folder / "00000.ds.names").read_text() == "s-0-0\ns-0-1\ns-0-2\n"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "00000.ds", "00000.ds.index", "00000.ds.names", "manifest.json",
+        "00000.ds", "00000.ds.hashes", "00000.ds.index", "00000.ds.names", "manifest.json",
     ]  # fmt: skip
 
 
@@ -64,10 +65,12 @@ def test_block_hashes_do_not_depend_on_how_bytes_arrive(tmp_path: Path):
     assert len(records[0].blocks) == 16
 
 
-@pytest.mark.parametrize("uri", [None, "memory://bucket/shards"])
-def test_ranges_are_read_across_shards_from_any_store(make_shards: MakeShards, uri: str | None):
+@pytest.mark.parametrize("block_bytes", [2, 6, 64, 4096])
+@pytest.mark.parametrize("made", ["here", "in a store", "by version 1"])
+def test_ranges_are_read_across_shards_from_any_store(make_shards: MakeShards, made: str, block_bytes: int):
     shards = [random_documents(300, seed=1), [[4] * 3], random_documents(40, seed=2)]
-    source = Source(make_shards("s", *shards, uri=uri))
+    uri = make_shards("s", *shards, uri="memory://shards" if made == "in a store" else None, block_bytes=block_bytes)
+    source = Source(make_version_1(uri, block_bytes) if made == "by version 1" else uri)
     flat = np.array([token for shard in shards for document in shard for token in document])
     ends = np.cumsum([len(document) for shard in shards for document in shard])
     assert source.num_tokens == len(flat) == 343
@@ -86,16 +89,18 @@ def test_windows_make_every_token_a_target_once(make_shards: MakeShards):
     assert [Source(make_shards(f"n{n}", [[4] * n])).num_windows(10) for n in (10, 11, 20, 21)] == [0, 1, 1, 2]
 
 
-def test_a_token_is_traced_to_its_document(make_shards: MakeShards):
-    source = Source(make_shards("s", DOCUMENTS, [[4, 1]]))
+@pytest.mark.parametrize("made", [str, make_version_1])
+def test_a_token_is_traced_to_its_document(make_shards: MakeShards, made: Callable[[str], str]):
+    source = Source(made(make_shards("s", DOCUMENTS, [[4, 1]], block_bytes=4)))
     assert [source.place(token).name for token in (0, 2, 3, 5, 8, 9)] == [
         "s-0-0", "s-0-0", "s-0-1", "s-0-2", "s-0-2", "s-1-0",
     ]  # fmt: skip
     assert source.position(10).endswith("00001.ds, byte 2")
 
 
-def test_a_flipped_bit_is_named_by_file_and_offset_at_first_touch(make_shards: MakeShards):
-    uri = make_shards("s", random_documents(300, seed=1))
+@pytest.mark.parametrize("made", [str, make_version_1])
+def test_a_flipped_bit_is_named_by_file_and_offset_at_first_touch(make_shards: MakeShards, made: Callable[[str], str]):
+    uri = made(make_shards("s", random_documents(300, seed=1)))
     flip_bit(Path(uri, "00000.ds"), 200)
     source = Source(uri)
     source.tokens(0, 90)  # other blocks are fine
@@ -103,14 +108,27 @@ def test_a_flipped_bit_is_named_by_file_and_offset_at_first_touch(make_shards: M
         source.tokens(90, 120)
 
 
-@pytest.mark.parametrize("suffix", [".ds", ".ds.index", ".ds.names"])
-def test_every_flipped_bit_in_every_file_is_found(make_shards: MakeShards, suffix: str):
-    uri = make_shards("s", random_documents(120, seed=1))
+@pytest.mark.parametrize(
+    ("made", "suffix"),
+    [
+        *((str, suffix) for suffix in (".ds", ".ds.index", ".ds.names", ".ds.hashes")),
+        *((make_version_1, suffix) for suffix in (".ds", ".ds.index", ".ds.names")),
+    ],
+)
+def test_every_flipped_bit_in_every_file_is_found(
+    make_shards: MakeShards, capsys: pytest.CaptureFixture[str], made: Callable[[str], str], suffix: str
+):
+    uri = made(
+        make_shards("s", random_documents(400, seed=1), block_bytes=4)
+    )  # 200 records: two pages, and their hashes
     path = Path(uri, "00000" + suffix)
-    for offset in range(0, path.stat().st_size, 13):
+    for offset in range(0, path.stat().st_size, 131):
         flip_bit(path, offset)
         assert verify([uri]) == 1
         flip_bit(path, offset)
+        error, *others = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert error.startswith(f"error: {path}: bytes ")
+        assert not others
     assert verify([uri]) == 0
 
 
@@ -132,7 +150,7 @@ def test_a_shard_truncated_while_it_is_used_gives_no_made_up_tokens(make_shards:
     source.tokens(250, 300)
     path = Path(uri, "00000.ds")
     path.write_bytes(path.read_bytes()[:590])
-    with pytest.raises(DataError, match=r"asked for bytes 500 to 600, got 90 bytes"):
+    with pytest.raises(DataError, match=r"asked for bytes 448 to 600, got 142 bytes"):
         source.tokens(250, 300)
 
 

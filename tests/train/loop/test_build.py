@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.base.errors import ConfigError
+from data_pipelines.batches.loader import PlanLoader
 from data_pipelines.batches.record import read_data_record
 from data_pipelines.settings.compose import compose
+from tests.counted import CountedStore, counted_opens
 from tests.train.small import MODEL, VOCAB_SIZE, mesh, small_settings
 from train.config.check import check
 from train.config.run import Run
 from train.config.rundir import open_run_dir
+from train.evaluation.held_out import HeldOut
 from train.loop.build import trainer_config
 from train.process.stop import StopWish
 
@@ -107,6 +112,55 @@ def test_a_run_that_has_made_no_step_may_begin_with_another_text(texts: Path, fi
     (run.run_dir / "metrics.jsonl").unlink()
     (texts / "new.txt").write_text("a dog. " * 300)
     assert start(texts, fixed_tokenizer)
+
+
+@pytest.fixture
+def with_held_out(tmp_path: Path) -> list[str]:
+    """Settings of a run of shards, one folder of them for training and one held out, behind a store that counts."""
+    settings = [*small_settings(tmp_path / "data"), *mesh(shards=1, expert_ranks=1), f"run.dir={tmp_path / 'run'}"]
+    (tmp_path / "data/tokenizer/tokenizer.json").touch()  # this process has read it when it made the shards
+    shutil.copytree(tmp_path / "data/shards", tmp_path / "data/held_out")
+    (tmp_path / "run").mkdir()
+    parts = [f"data.sources.random.{part}='counted://{tmp_path}/data/{folder}'" for part, folder in FOLDERS.items()]
+    CountedStore.reads.clear()
+    CountedStore.listings.clear()
+    return [*settings, *parts, "validation.windows=5"]
+
+
+FOLDERS = {"train": "shards", "held_out": "held_out"}
+
+
+def start_of(settings: list[str]) -> tuple[PlanLoader, HeldOut]:
+    """All that a rank does with its data until the first step has begun, without the engine."""
+    config = trainer_config(check(compose(settings)), StopWish())
+    config.tokenizer.build(tokenizer_path=config.hf_assets_path)
+    loader = config.dataloader.build(dp_world_size=1, dp_rank=0, seq_len=32, local_batch_size=4)
+    held_out = HeldOut(config.held_out, loss=config.loss.build(), batch_mesh=None, batch=4)
+    config.on_first_step()
+    next(iter(loader))
+    return loader, held_out
+
+
+def test_a_rank_opens_each_manifest_and_the_tokenizer_once(with_held_out: list[str], tmp_path: Path) -> None:
+    with counted_opens() as opens:
+        start_of(with_held_out)
+    reads = Counter(path for path, _ in CountedStore.reads)
+    assert {path: count for path, count in reads.items() if path.endswith(".json")} == {
+        f"{tmp_path}/data/{folder}/manifest.json": 1 for folder in FOLDERS.values()
+    }
+    assert sorted(CountedStore.listings) == [f"{tmp_path}/data/held_out", f"{tmp_path}/data/shards"]
+    assert opens[f"{tmp_path}/data/tokenizer/tokenizer.json"] == 2  # read, and copied into the run's folder
+
+
+def test_only_the_first_rank_of_a_node_asks_about_every_file(
+    with_held_out: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with counted_opens() as opens:
+        start_of(with_held_out)
+    assert not CountedStore.listings
+    assert sum(count for path, count in opens.items() if path.endswith("/tokenizer.json")) == 1
 
 
 def test_a_run_directory_gets_its_data_when_the_first_step_begins(tmp_path: Path) -> None:
