@@ -26,6 +26,7 @@ from train.metrics.row import Row
 from train.process.warm import nothing_left_behind, start_warm
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
+    from data_pipelines.shards.prepared import Prepared
     from train.config.run import Run
 
 POLL_S = 0.5
@@ -58,7 +59,7 @@ class Case:
         return count_rows(self.run.run_dir)
 
     def rows(self) -> list[Row]:
-        """Of all its steps. Raises ConfigError where it has none yet."""
+        """Of all its steps. Raises ValueError where it has none yet."""
         return require_rows(self.run.run_dir)
 
     def outcome(self, exit_code: int | None) -> str:
@@ -141,11 +142,21 @@ def configurations(cases: list[Case]) -> str:
     return "\n---\n".join(f"# {case.label}\n{to_yaml(case.run.settings)}" for case in cases)
 
 
-def run_all(cases: list[Case], *, at_once: int) -> None:
-    """Trains every case to its end, going on with those that were begun. Raises ConfigError before any folder is made,
-    and RunError as soon as a run fails; the others are stopped then."""
+def run_all(cases: list[Case], *, at_once: int, needs_held_out: bool = False) -> None:
+    """Trains every case to its end, going on with those that were begun. Raises ConfigError before the first starts,
+    and RunError as soon as one fails; the others are stopped then.
+
+    needs_held_out: whether the study has no result where the data hold nothing out.
+    """
     open_run_dirs(cases)
-    prepare_data(cases[0].run)
+    prepared = prepare_data(cases[0].run)
+    if needs_held_out and not any(source.held_out for source in prepared.sources.values()):
+        raise ConfigError(
+            [
+                "data: no source has held-out text, whose loss the study compares; name some, for shards as "
+                "data.sources.NAME.held_out"
+            ]
+        )
     train_all(cases, at_once=at_once)
 
 
@@ -159,12 +170,12 @@ def open_run_dirs(cases: list[Case]) -> None:
             act(case.run)
 
 
-def prepare_data(run: Run) -> None:
+def prepare_data(run: Run) -> Prepared:
     """Done here, for its progress bar, and because all runs would wait for one of them."""
     from data_pipelines.corpora.preparation import prepare
 
     try:
-        prepare(run.data)
+        return prepare(run.data)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
 
