@@ -27,6 +27,7 @@ COMMANDS = (
     "train.export",
     "train.import_hf",
     "train.report",
+    "train.optim.benchmark.__main__",
     "train.studies.balance",
     "train.studies.optimizers",
     "data_pipelines.prepare",
@@ -44,6 +45,7 @@ COMMANDS = (
 COMPOSING = (
     "train.__main__",
     "train.model",
+    "train.optim.benchmark.__main__",
     "train.studies.balance",
     "train.studies.optimizers",
     "data_pipelines.prepare",
@@ -289,6 +291,7 @@ def test_the_help_shows_ones_own_options_too(
 SHOWN = {
     "train.__main__": ("experiment=smoke", "debug.seed"),
     "train.model": ("trinity_smoke", "optimizer.muon.momentum"),
+    "train.optim.benchmark.__main__": ("trinity_smoke", "optimizer.muon.momentum"),
     "train.studies.balance": ("out", "balance.speed"),
     "train.studies.optimizers": ("out", "optimizer.muon.lr"),
     "data_pipelines.prepare": ("data=stdlib", "data.held_out"),
