@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_pipelines.base.files import whole_file
 
@@ -47,7 +47,14 @@ STYLE: Any = {
 
 @contextmanager
 def new_picture(
-    num_rows: int, num_columns: int, *, size: tuple[float, float], title: str, path: Path, **sharing: Any
+    num_rows: int,
+    num_columns: int,
+    *,
+    size: tuple[float, float],
+    title: str,
+    path: Path,
+    sharex: bool = True,
+    sharey: bool | Literal["row"] = False,
 ) -> Iterator[Any]:
     """An array of empty panels in the style of this project; what has been drawn in the end is written as PNG.
 
@@ -59,7 +66,7 @@ def new_picture(
     from matplotlib import pyplot as plt
 
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(num_rows, num_columns, figsize=size, sharex=True, squeeze=False, **sharing)
+        figure, panels = plt.subplots(num_rows, num_columns, figsize=size, sharex=sharex, sharey=sharey, squeeze=False)
         figure.suptitle(title, x=0.008, ha="left", fontsize=13)
         try:
             yield panels

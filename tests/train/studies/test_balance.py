@@ -11,7 +11,9 @@ import pytest
 from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT
 from tests.train.small import small_settings
 from train.metrics.jsonl import read_rows
-from train.studies import balance, measures
+from train.studies import balance
+from train.studies import balance_measures as measures
+from train.studies.cases import open_run_dirs
 
 EXAMPLES = re.findall(r" -m train\.studies\.balance (.*?)(?:  .*)?$", balance.__doc__ or "", re.MULTILINE)
 STEPS = 6  # 2 a phase: 102,400 tokens x 0.0025 = 256 = 2 x 4 sequences of 32
@@ -76,8 +78,8 @@ def test_the_runs_differ_in_the_rule_and_its_speed_only(tmp_path: Path) -> None:
 
 
 def test_an_override_of_the_speed_is_for_the_rules_that_name_none(tmp_path: Path) -> None:
-    cases = [balance.open_case(rule, tmp_path, ["balance.speed=0.05"]) for rule in ("smebu", "smebu:0.1")]
-    assert [case.label for case in cases] == ["smebu 0.05", "smebu 0.1"]
+    opened = [balance.open_case(rule, tmp_path, ["balance.speed=0.05"]) for rule in ("smebu", "smebu:0.1")]
+    assert [case.label for case in opened] == ["smebu 0.05", "smebu 0.1"]
 
 
 def test_all_problems_are_said_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +100,7 @@ def test_a_folder_of_another_run_is_found_before_any_is_made(
 ) -> None:
     out = tmp_path / "a=b"
     (case,) = balance.open_cases(["sign"], out, [])
-    balance.open_run_dirs([case])
+    open_run_dirs([case])
     (out / "sign/metrics.jsonl").write_text('{"step": 1}\n')
     assert balance.main([str(out), "--rules", "smebu,sign", "debug.seed=1"]) == CONFIG_EXIT
     assert "debug.seed: is 1 now" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""train/studies/measures.py on hand-made rows."""
+"""train/studies/balance_measures.py on hand-made rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from train.metrics.row import Row
-from train.studies import measures
+from train.studies import balance_measures as measures
+from train.studies.tables import last_validation
 
 # MaxVio of two layers in each of eight steps, four in each phase.
 VIOLATIONS = [(4.0, 2.0), (2.0, 0.5), (0.5, 0.9), (0.4, 0.2), (3.0, 5.0), (2.0, 2.0), (1.0, 0.5), (1.5, 0.5)]
@@ -64,7 +65,8 @@ def test_a_run_that_ends_within_the_warm_up_is_judged_by_all_its_steps(rows: lis
 
 
 def test_a_run_without_validation_has_none(rows: list[Row]) -> None:
-    assert measures.validation(rows[:3]) == "-"
+    assert last_validation(rows[:3]) is None
+    assert measures.figures(rows[:3])[-2] == "-"
 
 
 def test_the_table_is_markdown_whose_columns_line_up(rows: list[Row]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from train.metrics.row import Row
 from train.pictures.canvas import COLORS, GREY, Phases, mark_phases, new_picture, smooth
-from train.studies.measures import by_phase, mean_panel
+from train.studies.balance_measures import by_phase, mean_panel
 
 if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes

@@ -10,6 +10,7 @@ from itertools import groupby
 from statistics import fmean
 
 from train.metrics.row import Row
+from train.studies.tables import last_validation, markdown
 
 EVEN = 1.0
 """A step counts as even where the MaxVio of every layer is below this: no expert has twice its share."""
@@ -31,22 +32,8 @@ HEADING = {
 
 
 def table(runs: Iterable[tuple[str, list[Row]]]) -> str:
-    """Markdown: a line for each run, given as its name and its rows."""
-    lines = [tuple(HEADING), *((name, *figures(rows)) for name, rows in runs)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    head, *body = [f"| {' | '.join(_pad(line, widths))} |" for line in lines]
-    rule = f"|{'|'.join('-' * (width + 1) + (':' if place else '-') for place, width in enumerate(widths))}|"
-    return "\n".join([head, rule, *body])
-
-
-def _pad(line: tuple[str, ...], widths: list[int]) -> list[str]:
-    """The first column begins at the left, the others end at the right."""
-    return [f"{cell:{'>' if place else '<'}{widths[place]}}" for place, cell in enumerate(line)]
-
-
-def legend() -> str:
-    """What the columns show, a line each."""
-    return "\n".join(f"- {name}: {meaning}" for name, meaning in HEADING.items())
+    """A line for each run, given as its name and its rows."""
+    return markdown(HEADING, ((name, *figures(rows)) for name, rows in runs))
 
 
 def figures(rows: list[Row]) -> tuple[str, ...]:
@@ -61,7 +48,7 @@ def figures(rows: list[Row]) -> tuple[str, ...]:
         f"{fmean(mean_panel(row, 'bias_reversals') for row in settled):.0%}",
         f"{fmean(mean_panel(row, 'bias_recoil') for row in settled):.4f}",
         f"{fmean(row['loss'] for row in settled):.3f}",
-        validation(rows),
+        "-" if (validation := last_validation(rows)) is None else f"{validation:.3f}",
         f"{sum(row['seconds']['total'] for row in rows):.0f}",
     )
 
@@ -88,9 +75,3 @@ def steps_to_even(rows: list[Row]) -> list[int | None]:
         next((place for place, row in enumerate(steps, 1) if row["max_violation"] < EVEN), None)
         for steps in by_phase(rows).values()
     ]
-
-
-def validation(rows: list[Row]) -> str:
-    """The last measurement, mean over the sources; a run without validation has none."""
-    measured = [losses for row in rows if (losses := row.get("validation"))]
-    return f"{fmean(measured[-1].values()):.3f}" if measured else "-"
