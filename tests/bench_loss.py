@@ -7,7 +7,7 @@ The tensors are fake: the plain loss would need 33 GB. Widths are those of the p
 head grows with them and has no chunks; 256 shows the logits almost alone. Then the same passes for real, each in a
 process of its own, whose memory the operating system counts: both losses at a smaller vocabulary, and the chunks at the
 whole one, which takes some minutes. Then what the size of a chunk buys: bytes of tensors, bytes that go to and from the
-gradient of the head (train/loss/chunked.py: 12 V D a chunk), and the CPU time of this machine at the smaller vocabulary.
+gradient of the head (train/loss/chunked.py: 12 V D a chunk), and CPU time at the smaller vocabulary.
 
 Ends with status 1 where the chunks take more than 25 % of the plain loss, or where the bytes of the tensors are not
 what the process grew by.
