@@ -7,7 +7,7 @@ The tensors are fake: the plain loss would need 33 GB. Widths are those of the p
 head grows with them and has no chunks; 256 shows the logits almost alone. Then the same passes for real, each in a
 process of its own, whose memory the operating system counts: both losses at a smaller vocabulary, and the chunks at the
 whole one, which takes some minutes. Then what the size of a chunk buys: bytes of tensors, bytes that go to and from the
-gradient of the head (train/loss/chunked.py: 12 V D a chunk), and the time of this machine at the smaller vocabulary.
+gradient of the head (train/loss/chunked.py: 12 V D a chunk), and CPU time at the smaller vocabulary.
 
 Ends with status 1 where the chunks take more than 25 % of the plain loss, or where the bytes of the tensors are not
 what the process grew by.
@@ -68,19 +68,19 @@ def compare(width: int) -> float:
 
 
 def compare_sizes(real_vocabulary: int) -> None:
-    """Prints a row for each size of a chunk, at the width of Large; only the time is of a smaller problem."""
-    print(f"\nwidth {max(WIDTHS)}; time at width 256 and vocabulary {real_vocabulary:,}")
-    print(f"{'loss.chunk_mib':>16}{'tokens':>8}{'tensors':>18}{'head gradient':>18}{'time':>10}")
+    """Prints a row for each size of a chunk, at the width of Large; only the time is a smaller problem's."""
+    print(f"\nwidth {max(WIDTHS)}; CPU time at width 256 and vocabulary {real_vocabulary:,}")
+    print(f"{'loss.chunk_mib':>16}{'tokens':>8}{'tensors':>18}{'head gradient':>18}{'CPU time':>12}")
     for mib in SIZES_MIB:
         chunk = LossConfig(chunk_mib=mib).tokens_of_chunk(VOCABULARY)
         loss = partial(linear_loss, chunk_tokens=chunk)
         with FakeTensorMode():
             tensors = peak_bytes(loss, width=max(WIDTHS))
         moved = 12 * VOCABULARY * max(WIDTHS) * -(-TOKENS // chunk)
-        started = time.perf_counter()
+        started = time.process_time()
         peak_bytes(loss, width=256, vocabulary=real_vocabulary)
-        seconds = time.perf_counter() - started
-        print(f"{mib:>16,}{chunk:>8,}{tensors:>18,}{moved:>18,}{seconds:>8.2f} s", flush=True)
+        seconds = time.process_time() - started
+        print(f"{mib:>16,}{chunk:>8,}{tensors:>18,}{moved:>18,}{seconds:>10.1f} s", flush=True)
 
 
 def run_for_real(name: str, vocabulary: int) -> int:
