@@ -14,6 +14,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.distributed.utils import set_spmd_backend
 
@@ -30,6 +31,9 @@ BALANCE = "balance"
 
 STATES = {name: options.num_states for name, options in BY_CLASS_NAME.items()} | {BALANCE: 1}
 """Values that are kept for each parameter: AdamW's two moments, the momentum of Muon and of SMEBU."""
+
+
+OWNED = {name for name, options in BY_CLASS_NAME.items() if options.has_owners}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class Part:
     """Parameters that a token's way through the model uses."""
     on_rank: int
     """Parameters that this rank holds."""
+    copies: int
+    """Ranks that hold the same."""
 
     @property
     def gradients_on_rank(self) -> int:
@@ -57,7 +63,8 @@ class Part:
 
     @property
     def states_on_rank(self) -> int:
-        return STATES[self.updater] * self.on_rank
+        """Where they have owners, in the mean over the ranks that hold the same."""
+        return STATES[self.updater] * self.on_rank // (self.copies if self.updater in OWNED else 1)
 
 
 def count(model: Afmoe, section: OptimizerConfig) -> list[Part]:
@@ -102,4 +109,12 @@ def _part(kind: str, shape: tuple[int, ...], updater: str, *, tensors: dict[str,
         total=total,
         active=int(total * visited),
         on_rank=sum(local(tensor).numel() for tensor in tensors.values()),
+        copies=_copies(next(iter(tensors.values()))),
     )
+
+
+def _copies(tensor: Tensor) -> int:
+    if not isinstance(tensor, DTensor):
+        return 1
+    axes = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+    return prod(size for size, placement in axes if placement.is_replicate())

@@ -112,14 +112,15 @@ def loss_bytes(model: ModelConfig, loss: LossConfig, training: TrainingConfig) -
 
 
 def exchange_bytes(parts: Sequence[Part], muon: MuonConfig, parallelism: ParallelismConfig) -> int:
-    """Of the rounds that are under way at once, and of the one among them that is orthogonalised: what they send and
-    receive, 1/replicas each of what all replicas get, and four times as much for Newton-Schulz
+    """Of the rounds that are under way at once, and of the one among them that is orthogonalised: float32 gradients
+    that are sent and received, 1/replicas of what all get, and these and four times the updates for Newton-Schulz
     (train/optim/orthogonal/exchange.py). Without replicas nothing is gathered."""
-    replicas = parallelism.data_parallel_replicate_degree
-    of_all = getattr(torch, muon.ns_dtype).itemsize * sum(part.on_rank for part in parts if part.updater == MUON)
+    replicas, update = parallelism.data_parallel_replicate_degree, getattr(torch, muon.ns_dtype).itemsize
+    of_all = update * sum(part.on_rank for part in parts if part.updater == MUON)
     one = min(of_all, muon.exchange_mib * 2**20)
     rounds = min(of_all, ROUNDS_UNDER_WAY * one)
-    return (rounds if replicas > 1 else 0) + (2 * rounds + 4 * one) // replicas
+    gradients = FLOAT32_BYTES / update
+    return (rounds if replicas > 1 else 0) + int(2 * gradients * rounds + (gradients + 4) * one) // replicas
 
 
 def all_layers(

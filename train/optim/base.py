@@ -28,6 +28,8 @@ class OptimizerOptions(ABC):
     """Its class, in torch's form: made of parameter groups and `settings`."""
     num_states: ClassVar[int]
     """Values that it keeps for each parameter."""
+    has_owners: ClassVar[bool] = False
+    """Whether one of the ranks that hold the same values keeps the states for all of them."""
     of_the_whole: ClassVar[tuple[str, ...]] = ()
     """Settings that no group of parameters has for itself."""
     takes_vectors: ClassVar[bool] = True

@@ -261,6 +261,7 @@ class MuonConfig(OptimizerOptions):
 
     optimizer: ClassVar[type[Optimizer]] = Muon
     num_states: ClassVar[int] = 1
+    has_owners: ClassVar[bool] = True
     of_the_whole: ClassVar[tuple[str, ...]] = ("momentum", "nesterov", "coefficients", "ns_dtype", "exchange_mib")
     takes_vectors: ClassVar[bool] = False
 
