@@ -1,5 +1,5 @@
-"""What a step sends, counted on two replicas of two shards: replicas exchange their gradients once, however many
-microbatches a step has."""
+"""What a step sends and a start reads, counted on two replicas of two shards: replicas exchange their gradients once,
+however many microbatches a step has; a rank opens the manifest and the tokenizer once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ COLLECTIVES = ("all_reduce", "reduce_scatter_tensor")
 
 
 def count_traffic(file: Path) -> None:
-    """Rank 0 leaves (calls, bytes that go in) of FSDP's collectives in the last step."""
+    """Rank 0 leaves (calls, bytes that go in) of FSDP's collectives in the last step; all ranks, what they opened."""
     import torch.distributed as dist
 
+    from tests.counted import count_opens
     from train.loop.trainer import Trainer
 
+    opens = count_opens()
     calls, sizes = Counter[str](), Counter[str]()
 
     def counted(name: str) -> Any:
@@ -50,14 +52,19 @@ def count_traffic(file: Path) -> None:
         train_step(self, data_iterator)
         if os.environ["RANK"] == "0":
             file.write_text(json.dumps({name: (calls[name], sizes[name]) for name in COLLECTIVES}))
+        file.with_suffix(f".rank{os.environ['RANK']}").write_text(json.dumps(opens))
 
     Trainer.train_step = step  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[int]]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traffic")
+
+
+@pytest.fixture(scope="module")
+def counts(folder: Path) -> dict[int, dict[str, list[int]]]:
     """Microbatches of a step -> collective -> its calls and bytes."""
-    folder = tmp_path_factory.mktemp("traffic")
     settings = [*small_settings(folder), *mesh(replicas=2, shards=2, expert_ranks=2), f"run.stop_after_step={STEPS}"]
     settings += ["schedule.batch=[{from_tokens: 0, sequences: 12}]", "checkpoint.enable=false"]
     found = {}
@@ -84,3 +91,11 @@ def test_shards_do_so_with_every_microbatch(counts: dict[int, dict[str, list[int
     """Gradients do not stay whole in between: that would cost the memory that shards save."""
     calls, size = counts[1]["reduce_scatter_tensor"]
     assert counts[3]["reduce_scatter_tensor"] == [3 * calls, 3 * size]
+
+
+@pytest.mark.usefixtures("counts")
+@pytest.mark.parametrize("rank", range(4))
+def test_a_rank_opens_the_manifest_and_the_tokenizer_once(folder: Path, rank: int) -> None:
+    opens = json.loads((folder / f"1.rank{rank}").read_text())
+    assert opens[f"{folder}/shards/manifest.json"] == 1
+    assert opens[f"{folder}/tokenizer/tokenizer.json"] == (1 if rank else 2)  # rank 0 copies it into the run's folder
