@@ -1,10 +1,13 @@
 """What a rank, and rank 0 for all, has to do for a run of Trinity Large on 128, 512 and 2,048 ranks.
 
-    python -m tests.bench_scale [--ranks 128,512,2048]
+    python -m tests.bench_scale [--ranks 128,512,2048]       --ranks '': the data only
 
 The state is the real one of rank 0: the engine's own sharding on pretended ranks, on the meta device. What the other
 ranks would send is that of rank 0 with other offsets. Seconds are those of the processor, one thread. Each number of
 ranks is counted in a process of its own, whose memory is that of rank 0 with all that it holds for the others.
+
+What windows of tokens read is counted by a store, with manifests of version 1, which commits until f4300b6 wrote, and
+of today; tests/scale_data.py says how.
 
 Ends with status 1 where rank 0 takes more than 10 s or 2 GiB to save.
 """
@@ -35,6 +38,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import _compute_local_shape_and_global_offset
 
 from tests.measured import run_measured, status_bytes
+from tests.scale_data import READERS, data_table
 from train.checkpoint.copies import copied_dims, own_names, owners
 from train.checkpoint.save import Written
 from train.checkpoint.storage import CheckpointStorage
@@ -56,12 +60,15 @@ def main(arguments: list[str]) -> int:
         gc.disable()  # as torchtitan's trainer does
         print(json.dumps(save_figures(args.one)))
         return 0
+    show_table(data_table())
     columns = {}
-    for ranks in map(int, args.ranks.split(",")):
+    for ranks in map(int, filter(None, args.ranks.split(","))):
         taken = run_measured("tests.bench_scale", "--one", str(ranks))
         if taken.exit_code:
             sys.exit(taken.output)
         columns[ranks] = json.loads(taken.output.splitlines()[-1])
+    if not columns:
+        return 0
     print(f"{'ranks':<48}" + "".join(f"{ranks:>12,}" for ranks in columns))
     for name in next(iter(columns.values())):
         print(f"{name:<48}" + "".join(f"{_text(name, column[name]):>12}" for column in columns.values()))
@@ -69,6 +76,12 @@ def main(arguments: list[str]) -> int:
     seconds = sum(last[part] for part in TO_SAVE)
     print(f"rank 0, to save: {seconds:.1f} s of {MAX_SECONDS:.0f} s that are allowed, and {MAX_BYTES / 2**20:,.0f} MiB")
     return int(seconds > MAX_SECONDS or last["rank 0: grown by, bytes"] > MAX_BYTES)
+
+
+def show_table(table: Mapping[str, Mapping[str, str]]) -> None:
+    for name, values in {"manifest": dict(zip(READERS, READERS, strict=True)), **table}.items():
+        print(f"{name:<48}" + "".join(f"{value:>12}" for value in values.values()))
+    print()
 
 
 def _text(name: str, value: float) -> str:

@@ -17,7 +17,7 @@ from data_pipelines.shards.source import Place, TokenSource
 class Source(TokenSource):
     """All shards of a folder as one sequence of tokens.
 
-    Opening it reads the manifest, 1.2 KB a shard, and on the first rank of each node compares the size of every file
+    Opening it reads the manifest, 1.6 KB a shard, and on the first rank of each node compares the size of every file
     with it: a listing asks a file system about each of thousands of files, and 2,048 of them would be millions of
     questions, which nobody but a node with its own disk could answer otherwise. Contents are verified as they are
     touched, by every rank. Raises DataError with every file that is missing, truncated or grown.

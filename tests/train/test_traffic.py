@@ -1,5 +1,6 @@
-"""What a step sends, counted on two replicas of two shards: replicas exchange their gradients once, however many
-microbatches a step has; and all of it is what train/blueprint/traffic.py says of pretended ranks."""
+"""What a step sends and a start reads, counted on two replicas of two shards: replicas exchange their gradients once,
+however many microbatches a step has, and all of it is what train/blueprint/traffic.py says of pretended ranks; a rank
+opens the manifest and the tokenizer once."""
 
 from __future__ import annotations
 
@@ -34,11 +35,13 @@ COLLECTIVES = {
 
 
 def count_traffic(file: Path) -> None:
-    """Rank 0 leaves (calls, bytes that go in) of FSDP's collectives in the last step."""
+    """Rank 0 leaves (calls, bytes that go in) of FSDP's collectives in the last step; all ranks, what they opened."""
     import torch.distributed as dist
 
+    from tests.counted import count_opens
     from train.loop.trainer import Trainer
 
+    opens = count_opens()
     calls, sizes = Counter[str](), Counter[str]()
 
     def counted(name: str) -> Any:
@@ -63,6 +66,7 @@ def count_traffic(file: Path) -> None:
         train_step(self, data_iterator)
         if os.environ["RANK"] == "0":
             file.write_text(json.dumps({name: (calls[name], sizes[name]) for name in COLLECTIVES}))
+        file.with_suffix(f".rank{os.environ['RANK']}").write_text(json.dumps(opens))
 
     Trainer.train_step = step  # type: ignore[method-assign]
 
@@ -74,8 +78,12 @@ class Counted(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Counted:
-    folder = tmp_path_factory.mktemp("traffic")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traffic")
+
+
+@pytest.fixture(scope="module")
+def counted(folder: Path) -> Counted:
     settings = [*small_settings(folder), *mesh(replicas=2, shards=2, expert_ranks=2), f"run.stop_after_step={STEPS}"]
     settings += ["schedule.batch=[{from_tokens: 0, sequences: 12}]", "checkpoint.enable=false"]
     settings += ["parallelism.fsdp_reshard_after_forward=always"]
@@ -132,3 +140,11 @@ def test_hand_worked_bytes_that_come_over_the_network() -> None:
     assert moved["all_gather"] == Moved(calls=4, buffers=4 * 32, received=4 * 32)
     assert moved["reduce_scatter"] == Moved(calls=2, buffers=2 * 128, received=2 * 64)
     assert moved["all_reduce"] == Moved(calls=1, buffers=64, received=2 * 64 * 1 / 2)
+
+
+@pytest.mark.usefixtures("counts")
+@pytest.mark.parametrize("rank", range(4))
+def test_a_rank_opens_the_manifest_and_the_tokenizer_once(folder: Path, rank: int) -> None:
+    opens = json.loads((folder / f"1.rank{rank}").read_text())
+    assert opens[f"{folder}/shards/manifest.json"] == 1
+    assert opens[f"{folder}/tokenizer/tokenizer.json"] == (1 if rank else 2)  # rank 0 copies it into the run's folder

@@ -12,7 +12,7 @@ from data_pipelines.base.errors import ConfigError
 from data_pipelines.batches.loader import PlanLoader
 from data_pipelines.batches.record import read_data_record
 from data_pipelines.settings.compose import compose
-from tests.counted import CountedStore, counted_opens
+from tests.counted import CountedStore, count_opens
 from tests.train.small import MODEL, VOCAB_SIZE, mesh, small_settings
 from train.config.check import check
 from train.config.run import Run
@@ -142,8 +142,8 @@ def start_of(settings: list[str]) -> tuple[PlanLoader, HeldOut]:
 
 
 def test_a_rank_opens_each_manifest_and_the_tokenizer_once(with_held_out: list[str], tmp_path: Path) -> None:
-    with counted_opens() as opens:
-        start_of(with_held_out)
+    opens = count_opens()
+    start_of(with_held_out)
     reads = Counter(path for path, _ in CountedStore.reads)
     assert {path: count for path, count in reads.items() if path.endswith(".json")} == {
         f"{tmp_path}/data/{folder}/manifest.json": 1 for folder in FOLDERS.values()
@@ -157,8 +157,8 @@ def test_only_the_first_rank_of_a_node_asks_about_every_file(
 ) -> None:
     monkeypatch.setenv("RANK", "9")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with counted_opens() as opens:
-        start_of(with_held_out)
+    opens = count_opens()
+    start_of(with_held_out)
     assert not CountedStore.listings
     assert sum(count for path, count in opens.items() if path.endswith("/tokenizer.json")) == 1
 
