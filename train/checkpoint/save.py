@@ -1,7 +1,7 @@
 """Every rank writes what it owns, by a plan of its own; rank 0 writes down where everything is.
 
 DCP's `save` sends the plans of all ranks to rank 0, which plans for all. With Trinity Large on 2,048 ranks that is
-20 million items and takes minutes, while the others wait (tests/bench_scale.py). The files are DCP's, and so is what
+20 million items and takes minutes, while the others wait (tests/bench_scale). The files are DCP's, and so is what
 writes them.
 """
 
