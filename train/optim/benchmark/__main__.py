@@ -1,6 +1,6 @@
 """What a step of Muon takes, ours and others', on the same matrices and as many CPU ranks as a mesh has.
 
-    python -m train.optim.benchmark                                            101M parameters on 8 ranks
+    python -m train.optim.benchmark                                            a small Nano, 100M parameters, on 8 ranks
     python -m train.optim.benchmark trinity_tiny parallelism=hsdp_2x2_ep2      a model of configs/model, on a mesh
     python -m train.optim.benchmark --muons ours-float32,muon-optimizer --steps 9     some of them, for longer
     python -m train.optim.benchmark --plan experiment=trinity_large            balance of its plan; starts no rank
@@ -33,8 +33,13 @@ if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first li
     from train.config.run import ModelSections
     from train.optim.benchmark.measure import Measured
 
-# Of trinity_tiny's widths; as many layers and experts as muon-optimizer's padding can take on 8 ranks.
-PROBLEM = ("trinity_tiny", "model.num_dense_layers=4", "model.num_experts=48", "parallelism=hsdp_2x4_ep2")
+PROBLEM = (
+    *("trinity_nano", "model.dim=256", "model.dense_hidden_dim=768", "model.expert_hidden_dim=64"),
+    *("model.num_heads=4", "model.num_kv_heads=1", "model.head_dim=64"),
+    *("model.num_layers=18", "model.num_dense_layers=4"),  # of each shape as many as muon-optimizer can pad on 8 ranks
+    "parallelism=hsdp_2x4_ep2",
+)
+"""Trinity Nano with a quarter of its width and a third of its depth: 96M parameters in hidden matrices."""
 OURS = ("ours-float32", "ours-bfloat16")
 MUONS = (*OURS, "muon-optimizer", "torch", "torchtitan")
 STEPS = 3
