@@ -34,10 +34,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from train.optim.base import DecayRate, OptimizerOptions
-from train.optim.orthogonal.exchange import exchange, run_interleaved
+from train.optim.orthogonal.exchange import exchange, phase, run_interleaved
 from train.optim.orthogonal.newton_schulz import orthogonalize
 from train.optim.orthogonal.owned import OwnedMatrices
-from train.optim.orthogonal.ownership import Matrix, Round, newton_schulz_flops, plan_rounds
+from train.optim.orthogonal.ownership import Matrix, Round, newton_schulz_flops, plan_rounds, translates
 from train.optim.orthogonal.placement import Grid, first_matrix, grid_of, local_batch
 from train.optim.orthogonal.traffic import bytes_received
 
@@ -76,7 +76,8 @@ class Muon(Optimizer):
         self.orthogonalize: Orthogonalize = partial(orthogonalize, coefficients=coefficients, dtype=self.dtype)
         self.on_update: Callable[[list[Matrix], Tensor], None] = lambda matrices, u_BMN: None
         """Called with the updates of matrices that this rank owns, before they travel."""
-        self.plan = self._plan(max_elements=int(exchange_mib * 2**20) // self.dtype.itemsize)
+        self.max_elements = int(exchange_mib * 2**20) // self.dtype.itemsize
+        self.plan = self._plan()
         self._make_state()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -98,22 +99,32 @@ class Muon(Optimizer):
             for round_ in rounds
         )
 
-    def _plan(self, max_elements: int) -> dict[Grid, tuple[Round, ...]]:
+    def plan_of(
+        self, grid: Grid, matrices: Sequence[Matrix], *, work: Sequence[int], teams: Sequence[int]
+    ) -> tuple[Round, ...]:
+        """Of one grid; work and teams as in plan_rounds, in the order of `Grid.ranks`."""
+        return plan_rounds(
+            matrices,
+            num_shards=grid.shards.size,
+            num_replicas=grid.replicas.size,
+            max_elements=self.max_elements,
+            work=work,
+            teams=teams,
+        )
+
+    def _plan(self) -> dict[Grid, tuple[Round, ...]]:
         """The wider grid first: the ranks of a narrower one within know its plan, and what it gives them to do."""
         by_grid = self._matrices_by_grid()
+        widest_first = sorted(by_grid, key=lambda grid: -len(grid.ranks()))
         plans: dict[Grid, tuple[Round, ...]] = {}
-        for grid in sorted(by_grid, key=lambda grid: -len(grid.ranks())):
-            work = Counter[int]()
+        for grid in widest_first:
+            ranks, work = grid.ranks(), Counter[int]()
             for wider, rounds in plans.items():
-                if set(wider.ranks()) >= set(grid.ranks()):
+                if set(wider.ranks()) >= set(ranks):
                     work += flops_by_rank(wider, rounds)
-            plans[grid] = plan_rounds(
-                by_grid[grid],
-                num_shards=grid.shards.size,
-                num_replicas=grid.replicas.size,
-                max_elements=max_elements,
-                work=[work[rank] for rank in grid.ranks()],
-            )
+            narrower = (other.ranks() for other in widest_first if set(other.ranks()) < set(ranks))
+            teams = translates(ranks, next(narrower, ranks[:1]))
+            plans[grid] = self.plan_of(grid, by_grid[grid], work=[work[rank] for rank in ranks], teams=teams)
         return {grid: plans[grid] for grid in by_grid}
 
     def balance(self) -> float:
@@ -173,20 +184,23 @@ class Muon(Optimizer):
 
         def ascend_(matrices: list[Matrix], g_BMN: Tensor) -> Tensor:
             gradients, m_MNs = list(g_BMN), [momenta[matrix.param][matrix.index] for matrix in matrices]
-            torch._foreach_mul_(m_MNs, self.momentum)
-            torch._foreach_add_(m_MNs, gradients)
-            if self.nesterov:
-                torch._foreach_add_(gradients, m_MNs, alpha=self.momentum)
-            else:
-                torch._foreach_copy_(gradients, m_MNs)
-            u_BMN = self.orthogonalize(g_BMN)
+            with phase("momentum"):
+                torch._foreach_mul_(m_MNs, self.momentum)
+                torch._foreach_add_(m_MNs, gradients)
+                if self.nesterov:
+                    torch._foreach_add_(gradients, m_MNs, alpha=self.momentum)
+                else:
+                    torch._foreach_copy_(gradients, m_MNs)
+            with phase("Newton-Schulz"):
+                u_BMN = self.orthogonalize(g_BMN)
             self.on_update(matrices, u_BMN)
             return u_BMN
 
         return ascend_
 
     def _decay_(self, group: dict[str, Any]) -> None:
-        torch._foreach_mul_(list(map(local_batch, group["params"])), 1 - group["lr"] * group["weight_decay"])
+        with phase("decay"):
+            torch._foreach_mul_(list(map(local_batch, group["params"])), 1 - group["lr"] * group["weight_decay"])
 
     def _descent(self) -> Callable[[Matrix, Tensor], None]:
         """The function that subtracts a rank's rows of an orthogonal matrix from its weights."""

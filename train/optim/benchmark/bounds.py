@@ -23,9 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from train.optim.orthogonal.ownership import newton_schulz_flops
-
-GRADIENT_BYTES = 4
-"""float32."""
+from train.optim.orthogonal.traffic import bytes_received
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,10 @@ def needed_flops(matrices: Iterable[Spread]) -> int:
 
 def needed_bytes(matrices: Iterable[Spread], *, update_bytes: int) -> float:
     """update_bytes: of an element of the result."""
-    return sum(m.count * m.rows * m.cols * _bytes_an_element(m, update_bytes) for m in matrices)
+    return sum(m.count * _of_all_ranks(m, update_bytes) for m in matrices)
 
 
-def _bytes_an_element(m: Spread, update_bytes: int) -> float:
-    to_owner = GRADIENT_BYTES * (m.num_shards - 1) / m.num_shards
-    to_others = update_bytes * (m.num_shards * m.num_replicas - 1) / m.num_shards
-    return to_owner + to_others
+def _of_all_ranks(m: Spread, update_bytes: int) -> float:
+    shards, replicas = m.num_shards, m.num_replicas
+    of_one = bytes_received(m.rows * m.cols, num_shards=shards, num_replicas=replicas, update_bytes=update_bytes)
+    return of_one * shards * replicas

@@ -26,14 +26,13 @@ from train.optim.benchmark.contestants import Contestant, contestants
 from train.optim.benchmark.counting import counted
 from train.optim.benchmark.problem import Named, hidden_parameters, sharded_spread, whole_spread
 from train.optim.muon import Muon
+from train.optim.orthogonal.exchange import MARK
 from train.process.warm import nothing_left_behind, warm_up
 
 if TYPE_CHECKING:
     from train.config.run import ModelSections
 
 RESULT = "result.pt"
-MARK = "muon: "
-"""Start of the names of the ranges that train/optim marks for the profiler; the name of a phase follows."""
 
 
 @dataclass(kw_only=True)

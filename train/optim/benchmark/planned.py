@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from train.blueprint.sharded import pretended_ranks
 from train.engine.mesh import world_size
 from train.optim.benchmark.problem import hidden_parameters
-from train.optim.muon import Muon
-from train.optim.orthogonal.ownership import Round, newton_schulz_flops
+from train.optim.muon import Muon, flops_by_rank
+from train.optim.orthogonal.ownership import translates
+from train.optim.orthogonal.placement import Grid
 
 if TYPE_CHECKING:
     from train.config.run import ModelSections
@@ -18,33 +19,30 @@ if TYPE_CHECKING:
 def planned_loads(sections: ModelSections) -> list[int]:
     """Flops of each rank of the mesh in a step.
 
-    The plan is that of rank 0, made of the engine's own sharding. Ranks that hold other experts have the same one for
-    them: experts divide evenly over their ranks.
+    The grids are those of rank 0, made of the engine's own sharding. Beside a grid that is not of all ranks lie others
+    with experts of their own: as many, since experts divide evenly, but with owners who have other work.
     """
-    num_ranks, num_replicas = world_size(sections.parallelism), sections.parallelism.data_parallel_replicate_degree
-    num_shards = num_ranks // num_replicas
+    num_ranks = world_size(sections.parallelism)
     with pretended_ranks(num_ranks):
-        options = sections.optimizer.muon
-        plan = Muon(hidden_parameters(sections), **options.settings()).plan
-    loads = [0] * num_ranks
-    for grid, rounds in plan.items():
-        owned = _loads_of_grid(rounds)
-        for rank in range(num_ranks):
-            replica, place = divmod(rank, num_shards)
-            shard = place * grid.shards.size // num_shards
-            loads[rank] += owned[shard, replica if grid.replicas.size > 1 else 0]
+        muon = Muon(hidden_parameters(sections), **sections.optimizer.muon.settings())
+        loads: Counter[int] = Counter()
+        widest, *narrower = sorted(muon.plan, key=lambda grid: -len(grid.ranks()))
+        loads += flops_by_rank(widest, muon.plan[widest])
+        for grid in narrower:
+            loads += _beside_each_other(muon, grid, loads, num_ranks)
+    return [loads[rank] for rank in range(num_ranks)]
+
+
+def _beside_each_other(muon: Muon, grid: Grid, work: Counter[int], num_ranks: int) -> Counter[int]:
+    """Rank -> flops, for the grid of rank 0 and those that divide the other ranks among them."""
+    matrices = sorted(matrix for round_ in muon.plan[grid] for _, _, matrix in round_.each())
+    loads: Counter[int] = Counter()
+    for first in dict.fromkeys(translates(range(num_ranks), grid.ranks())):
+        here = [first + rank for rank in grid.ranks()]
+        plan = muon.plan_of(grid, matrices, work=[work[rank] for rank in here], teams=here)
+        loads += Counter({first + rank: flops for rank, flops in flops_by_rank(grid, plan).items()})
     return loads
 
 
 def busiest_over_mean(loads: list[int]) -> float:
     return max(loads) * len(loads) / sum(loads)
-
-
-def _loads_of_grid(rounds: tuple[Round, ...]) -> Counter[tuple[int, int]]:
-    """(shard, replica) -> flops."""
-    loads: Counter[tuple[int, int]] = Counter()
-    for round_ in rounds:
-        for replica, of_replica in enumerate(round_.owned):
-            for shard, matrices in enumerate(of_replica):
-                loads[shard, replica] += sum(newton_schulz_flops(m.rows, m.cols) for m in matrices)
-    return loads

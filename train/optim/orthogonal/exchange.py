@@ -50,6 +50,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.profiler import record_function
 
 from train.optim.orthogonal import layout
 from train.optim.orthogonal.ownership import Matrix, Round
@@ -58,6 +59,8 @@ from train.optim.orthogonal.placement import Axis, Grid
 Update = Callable[[list[Matrix], Tensor], Tensor]
 Apply = Callable[[Matrix, Tensor], None]
 Work = dist.Work | None  # None: nothing to wait for
+MARK = "muon: "
+"""Start of the names of phases."""
 
 
 def exchange(
@@ -81,30 +84,41 @@ def exchange(
     by_owner = layout.counts_by_owner(round_, replica=replicas.index, shard=shards.index)
     by_shard = layout.counts_by_shard(mine, num_shards=shards.size)
 
-    at_shards = gradients[0].new_empty(sum(by_owner))
-    at_owner = at_shards if shards.size == 1 else at_shards.new_empty(sum(by_shard))
-    views = layout.shard_views(at_shards, held, shard=shards.index, num_shards=shards.size)
-    _copy_(views, [gradients[m.param][m.index] for m in held])
-    work = _all_to_all_(at_owner, at_shards, by_shard, by_owner, shards)
+    with phase("send gradients"):
+        at_shards = gradients[0].new_empty(sum(by_owner))
+        at_owner = at_shards if shards.size == 1 else at_shards.new_empty(sum(by_shard))
+        views = layout.shard_views(at_shards, held, shard=shards.index, num_shards=shards.size)
+        _copy_(views, [gradients[m.param][m.index] for m in held])
+        work = _all_to_all_(at_owner, at_shards, by_shard, by_owner, shards)
     yield
-    _wait(work)
+    with phase("wait for gradients"):
+        _wait(work)
     # What lies beyond sum(by_owner) is padding: the all_gather sends it, and nobody reads it.
     padded = at_shards.new_empty(layout.padded_count(round_, shard=shards.index), dtype=dtype)
     back_at_shards = padded[: sum(by_owner)]
     updated = back_at_shards if shards.size == 1 else padded.new_empty(sum(by_shard))
-    _update_(updated, at_owner, mine, shards.size, update)
-    work = _all_to_all_(back_at_shards, updated, by_owner, by_shard, shards)
+    with phase("update"):
+        _update_(updated, at_owner, mine, shards.size, update)
+        work = _all_to_all_(back_at_shards, updated, by_owner, by_shard, shards)
     yield
-    _wait(work)
+    with phase("wait for updates"):
+        _wait(work)
     gathered = padded if replicas.size == 1 else padded.new_empty(replicas.size * padded.numel())
     work = _all_gather_(gathered, padded, replicas)
     yield
-    _wait(work)
-    for replica, part in enumerate(gathered.view(replicas.size, -1)):
-        matrices = round_.of_replica(replica)
-        views = layout.shard_views(part, matrices, shard=shards.index, num_shards=shards.size)
-        for matrix, u_MN in zip(matrices, views, strict=True):
-            apply_(matrix, u_MN)
+    with phase("wait for replicas"):
+        _wait(work)
+    with phase("apply"):
+        for replica, part in enumerate(gathered.view(replicas.size, -1)):
+            matrices = round_.of_replica(replica)
+            views = layout.shard_views(part, matrices, shard=shards.index, num_shards=shards.size)
+            for matrix, u_MN in zip(matrices, views, strict=True):
+                apply_(matrix, u_MN)
+
+
+def phase(name: str) -> record_function:
+    """Marks what a profile shows of a step."""
+    return record_function(MARK + name)
 
 
 def run_interleaved(rounds: Iterable[Iterator[None]]) -> None:

@@ -5,7 +5,7 @@ The ranks that hold the same matrices form a grid: the rows of each matrix are s
 grid instead of once per replica.
 
 A rank may be in several grids: that of its experts lies within that of all other matrices. The wider one is planned
-first, and what its owners have to do there counts in the narrower one.
+first, evenly over the narrower ones within; and what its owners have to do there counts in these.
 
 The largest matrix goes first, and each goes to the rank with the least work so far (longest processing time first:
 Graham 1969; the busiest rank has at most 4/3 of what it has in the best plan). Ranks with equal work take turns over
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 NUM_ITERATIONS = 5  # of both coefficient tables
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Matrix:
     """Matrix number `index` of parameter number `param`, counted in what this rank's grid holds of the parameter.
     A 2-D weight has only the index 0."""
@@ -74,24 +74,62 @@ def plan_rounds(
     num_replicas: int,
     max_elements: int,
     work: Sequence[int] = (),
+    teams: Sequence[int] = (),
 ) -> tuple[Round, ...]:
     """An owner for each matrix, in rounds. A rank's rows in a round are at most max_elements, or of a single matrix.
 
-    work: flops that each rank has to do besides, shard by shard; none where it is empty.
+    work, teams: of each rank, shard by shard. The flops that it has to do besides, none where it is empty; and a number
+    that it shares with those among whom later plans will even out what this one leaves. Without, each is on its own.
     """
-    # (work so far, owner): carried from round to round, so that the whole step is balanced and not only each round.
-    loads = [(flops, owner) for owner, flops in enumerate(work or [0] * (num_shards * num_replicas))]
-    heapq.heapify(loads)
+    # Carried from round to round, so that the whole step is balanced and not only each round.
+    loads = _Loads(num_shards, num_replicas, work, teams)
     rounds = []
     for together in _split(matrices, num_shards, max_elements):
         owned = [[[] for _ in range(num_shards)] for _ in range(num_replicas)]
         for matrix in sorted(together, key=lambda m: -newton_schulz_flops(m.rows, m.cols)):
-            load, owner = loads[0]
-            shard, replica = divmod(owner, num_replicas)
+            shard, replica = loads.give(newton_schulz_flops(matrix.rows, matrix.cols))
             owned[replica][shard].append(matrix)
-            heapq.heapreplace(loads, (load + newton_schulz_flops(matrix.rows, matrix.cols), owner))
         rounds.append(Round(tuple(tuple(map(tuple, of_replica)) for of_replica in owned)))
     return tuple(rounds)
+
+
+def translates(ranks: Sequence[int], grid: Sequence[int]) -> list[int]:
+    """For each of `ranks` the first one of the grid that it is in, where grids of one form divide them."""
+    offsets = [rank - min(grid) for rank in grid]
+    first: dict[int, int] = {}
+    for rank in sorted(ranks):
+        if rank not in first:
+            first |= {rank + offset: rank for offset in offsets}
+    return [first[rank] for rank in ranks]
+
+
+class _Loads:
+    """Whose turn it is: the team with the least work, and in it the rank with the least."""
+
+    def __init__(self, num_shards: int, num_replicas: int, work: Sequence[int], teams: Sequence[int]):
+        members: dict[int, list[tuple[int, int, int, int]]] = defaultdict(list)
+        for turn in range(num_shards * num_replicas):
+            shard, replica = _rank_of(turn, num_shards, num_replicas)
+            place = shard * num_replicas + replica
+            members[teams[place] if teams else place].append((work[place] if work else 0, turn, shard, replica))
+        self._teams = [(sum(load for load, *_ in team), team[0][1], team) for team in members.values()]
+        for _, _, team in self._teams:
+            heapq.heapify(team)
+        heapq.heapify(self._teams)
+
+    def give(self, flops: int) -> tuple[int, int]:
+        """Some work. Returns the (shard, replica) of the rank that gets it."""
+        of_team, first, team = self._teams[0]
+        load, turn, shard, replica = team[0]
+        heapq.heapreplace(team, (load + flops, turn, shard, replica))
+        heapq.heapreplace(self._teams, (of_team + flops, first, team))
+        return shard, replica
+
+
+def _rank_of(turn: int, num_shards: int, num_replicas: int) -> tuple[int, int]:
+    """(shard, replica) of the rank whose turn it is: a diagonal after the other, until all ranks have had one."""
+    shard = turn % num_shards
+    return shard, (shard + turn // num_shards) % num_replicas
 
 
 def summary(rounds: Sequence[Round]) -> str:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.optim.orthogonal.ownership import Matrix, Round, newton_schulz_flops, plan_rounds, row_chunk, summary
+from train.optim.orthogonal.ownership import (
+    Matrix,
+    Round,
+    newton_schulz_flops,
+    plan_rounds,
+    row_chunk,
+    summary,
+    translates,
+)
 
 UNLIMITED = 10**12
 
@@ -86,6 +94,29 @@ def test_who_has_other_work_gets_less():
     matrices = [Matrix(0, index, 8, 8) for index in range(3)]
     (round_,) = plan_rounds(matrices, num_shards=1, num_replicas=2, max_elements=UNLIMITED, work=[flops, 0])
     assert [len(round_.of_owner(shard=0, replica=replica)) for replica in range(2)] == [1, 2]
+
+
+def test_teams_are_kept_even():
+    # Two teams of two ranks. One gets the matrix of 5 units; the other both of 2, a rank each, then the 1, as 4 < 5.
+    matrices = [Matrix(0, index, 8, 8 * units) for index, units in enumerate((5, 2, 2, 1))]
+    (round_,) = plan_rounds(matrices, num_shards=2, num_replicas=2, max_elements=UNLIMITED, teams=[7, 7, 9, 9])
+    of_shards = [[len(round_.of_owner(shard=s, replica=r)) for r in range(2)] for s in range(2)]
+    assert sum(of_shards[0]) == 1
+    assert sorted(of_shards[1]) == [1, 2]
+
+
+def test_ranks_of_one_grid_have_the_first_of_it_in_common():
+    # grids of two ranks that are 4 apart divide eight: 0 4, 1 5, 2 6, 3 7
+    assert translates(range(8), [2, 6]) == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert translates([0, 1, 2, 3], [3]) == [0, 1, 2, 3]
+
+
+def test_owners_of_equal_matrices_lie_on_diagonals():
+    # 3 shards x 2 replicas: as many in each shard as in each replica, after any number of turns
+    (round_,) = plan_rounds(
+        [Matrix(0, i, 8, 8) for i in range(3)], num_shards=3, num_replicas=2, max_elements=UNLIMITED
+    )
+    assert [(s, r) for s, r, _ in round_.each()] == [(0, 0), (2, 0), (1, 1)]
 
 
 def test_summary_tells_size_and_balance():
