@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from data_pipelines.base.errors import CONFIG_EXIT, ConfigError, answers_errors
 if TYPE_CHECKING:
     from train.blueprint.count import Part
     from train.blueprint.memory import Memory
+    from train.blueprint.traffic import Moved
     from train.config.run import ModelSections
 
 Lines = list[tuple[str, ...]]
@@ -109,13 +110,15 @@ def report(sections: ModelSections) -> str:
     logger.setLevel("WARNING")  # otherwise it tells of every mesh that it makes
     from train.blueprint.count import count
     from train.blueprint.sharded import blueprint, pretended_ranks
+    from train.blueprint.traffic import hsdp_traffic
     from train.engine.mesh import describe_mesh, world_size
 
     with pretended_ranks(world_size(sections.parallelism)):
         built = blueprint(sections.model, training=sections.training, parallelism=sections.parallelism)
         parts = count(built, sections.optimizer)
+        moved = hsdp_traffic(built, num_microbatches=1)
     mesh = describe_mesh(sections.parallelism)
-    return "\n\n".join(["", table(sections.model.name, parts), mesh, memory_of(sections, parts)])
+    return "\n\n".join(["", table(sections.model.name, parts), mesh, memory_of(sections, parts), received(moved)])
 
 
 def table(name: str, parts: list[Part]) -> str:
@@ -138,9 +141,9 @@ def _line(part: Part, kind: str) -> tuple[str, ...]:
 
 
 def memory_of(sections: ModelSections, parts: list[Part]) -> str:
-    """What a rank takes, where that fits, and what travels for it."""
+    """What a rank takes, and where that fits."""
     from data_pipelines.settings.sections import kind_of
-    from train.blueprint.memory import GPUS_GB, USABLE, all_layers, fitting, memory, traffic
+    from train.blueprint.memory import GPUS_GB, USABLE, all_layers, fitting, memory
     from train.config.recompute import RecomputeConfig
 
     training, parallelism, recompute = sections.training, sections.parallelism, sections.activation_checkpoint
@@ -154,16 +157,23 @@ def memory_of(sections: ModelSections, parts: list[Part]) -> str:
         parallelism=parallelism,
         loss=sections.loss,
     )
-    gathered, reduced = traffic(layers, training, parallelism)
     fits = (f"{name} {GPUS_GB[name]} GB {'yes' if does else 'no'}" for name, does in fitting(taken.peak).items())
     return "\n".join(
         [
             *memory_table(taken),
             f"microbatch     {training.local_batch_size} x {training.seq_len:,} tokens at most, recomputation: "
-            f"{kind_of(recompute, RecomputeConfig)['kind']}; {gathered / 1e9:,.1f} GB of weights are gathered and "
-            f"{reduced / 1e9:,.1f} GB of gradients reduced for it",
+            f"{kind_of(recompute, RecomputeConfig)['kind']}",
             f"fits           {', '.join(fits)} (to {USABLE:.0%}; by arithmetic: no GPU was asked)",
         ]
+    )
+
+
+def received(moved: Mapping[str, Moved]) -> str:
+    """What comes over the network to a rank, of weights and gradients."""
+    size = {collective: f"{of.received / 1e9:,.1f} GB" for collective, of in moved.items()}
+    return (
+        f"network        a rank receives {size['all_gather']} of weights and {size['reduce_scatter']} of gradients "
+        f"for a microbatch, and {size['all_reduce']} of gradients of other replicas for a step"
     )
 
 

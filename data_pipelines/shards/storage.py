@@ -75,23 +75,20 @@ def patiently(uri: str, read: Callable[[], T]) -> T:
     """
     if local_path(uri) is not None:
         return read()
-    for wait_s in WAITS_S:
+    waits = iter(WAITS_S)
+    while True:
         try:
             with reaching(uri):
                 return read()
         except _LASTING:
             raise
         except OSError as error:
+            wait_s = next(waits, None)
+            if wait_s is None:
+                raise OSError(f"{uri} cannot be read, tried {len(WAITS_S) + 1} times: {error!r}") from error
             if wait_s == WAITS_S[0]:
                 print(f"{uri}: {error!r}; trying again, for {sum(WAITS_S):.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait_s)
-    try:
-        with reaching(uri):
-            return read()
-    except _LASTING:
-        raise
-    except OSError as error:
-        raise OSError(f"{uri} cannot be read, tried {len(WAITS_S) + 1} times: {error!r}") from error
 
 
 def absolute(uri: str) -> str:

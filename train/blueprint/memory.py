@@ -141,15 +141,6 @@ def all_layers(
     return layers
 
 
-def traffic(layers: Sequence[LayerBytes], training: TrainingConfig, parallelism: ParallelismConfig) -> tuple[int, int]:
-    """(bytes of weights that a rank gathers in a microbatch, bytes of gradients that it reduces), of the layers.
-
-    Its own part of them, one in as many as there are shards, does not travel.
-    """
-    weights = sum(layer.weights for layer in layers)
-    return weights * (1 if _keeps_weights(parallelism) else 2), _gradients(weights, training)
-
-
 def fitting(peak: int) -> dict[str, bool]:
     """GPU -> whether a rank that takes `peak` bytes fits."""
     return {name: peak <= USABLE * gigabytes * 1e9 for name, gigabytes in GPUS_GB.items()}

@@ -17,7 +17,7 @@ from tests.train.afmoe import tiny_config
 from train.afmoe.config import ModelConfig
 from train.blueprint.activations import LayerBytes
 from train.blueprint.count import count, count_whole
-from train.blueprint.memory import Memory, all_layers, exchange_bytes, fitting, held_bytes, loss_bytes, memory, traffic
+from train.blueprint.memory import Memory, all_layers, exchange_bytes, fitting, held_bytes, loss_bytes, memory
 from train.blueprint.sharded import blueprint, pretended_ranks
 from train.config.check import check_some
 from train.config.run import ModelSections
@@ -160,9 +160,6 @@ def test_layers_that_stay_whole_are_gathered_once() -> None:
     assert once.kept["weights of all layers"] == weights
     moment = "backward pass of a layer"
     assert again.moments[moment] - once.moments[moment] == 2 * max(layer.weights for layer in layers)
-    for policy, times in (("default", 2), ("never", 1)):
-        parallelism = ParallelismConfig(fsdp_reshard_after_forward=policy)  # type: ignore[arg-type]
-        assert traffic(layers, TRAINING, parallelism) == (times * weights, 2 * weights)  # gradients: float32
 
 
 def test_a_gpu_has_a_tenth_for_others() -> None:
