@@ -26,7 +26,7 @@ from train.metrics.row import Row
 from train.process.warm import nothing_left_behind, start_warm
 
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
-    from data_pipelines.shards.prepared import Prepared
+    from data_pipelines.shards.reader import OpenData
     from train.config.run import Run
 
 POLL_S = 0.5
@@ -149,8 +149,8 @@ def run_all(cases: list[Case], *, at_once: int, needs_held_out: bool = False) ->
     needs_held_out: whether the study has no result where the data hold nothing out.
     """
     open_run_dirs(cases)
-    prepared = prepare_data(cases[0].run)
-    if needs_held_out and not any(source.held_out for source in prepared.sources.values()):
+    data = prepare_data(cases[0].run)
+    if needs_held_out and not data.held_out:
         raise ConfigError(
             [
                 "data: no source has held-out text, whose loss the study compares; name some, for shards as "
@@ -170,7 +170,7 @@ def open_run_dirs(cases: list[Case]) -> None:
             act(case.run)
 
 
-def prepare_data(run: Run) -> Prepared:
+def prepare_data(run: Run) -> OpenData:
     """Done here, for its progress bar, and because all runs would wait for one of them."""
     from data_pipelines.corpora.preparation import prepare
 
