@@ -1,7 +1,7 @@
 """Muon or AdamW? Trains the smoke problem with each, at several peak rates and seeds, on equally many tokens.
 
     python -m train.studies.optimizers runs/optimizers                              three rates, three seeds: 18 runs
-    python -m train.studies.optimizers runs/higher --rates muon:0.08,adamw:0.128    other rates
+    python -m train.studies.optimizers runs/higher --rates muon:0.02,adamw:0.008    other rates
     python -m train.studies.optimizers runs/long schedule.token_scale=5e-8          longer: overrides are Hydra's
 
 Every run is one of `python -m train experiment=optimizer_study`: the smoke run on one core on a quarter of its tokens.
@@ -47,7 +47,7 @@ from train.studies.tables import legend
 if TYPE_CHECKING:  # imports torch, which takes seconds: not before the first line is printed
     from train.config.run import Run
 
-RATES = "muon:1e-2,muon:2e-2,muon:4e-2,adamw:1.6e-2,adamw:3.2e-2,adamw:6.4e-2"
+RATES = "muon:4e-2,muon:8e-2,muon:1.6e-1,adamw:1.6e-2,adamw:3.2e-2,adamw:6.4e-2"
 SEEDS = "0,1,2"
 
 

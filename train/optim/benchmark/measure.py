@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -143,13 +143,30 @@ def _phases(step: Callable[[], Any]) -> dict[str, float]:
     """Phase -> seconds, mean over the ranks, in the order in which they begin."""
     with _no_stderr(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
-    own: dict[str, float] = {}
-    for event in sorted(profiler.events() or [], key=lambda event: event.time_range.start):
-        if event.name.startswith(MARK):
-            phase = event.name.removeprefix(MARK)
-            own[phase] = own.get(phase, 0.0) + event.cpu_time_total / 1e6
+    own = exclusive_seconds(
+        (event.name.removeprefix(MARK), event.time_range.start, event.time_range.end)
+        for event in profiler.events() or []
+        if event.name.startswith(MARK)
+    )
     of_ranks = _of_ranks(own)
     return {phase: sum(phases[phase] for phases in of_ranks) / len(of_ranks) for phase in own}
+
+
+def exclusive_seconds(ranges: Iterable[tuple[str, float, float]]) -> dict[str, float]:
+    """Name -> seconds within its ranges that are not within a range inside of these, in the order in which they begin.
+
+    ranges: name, start and end in microseconds; two either lie one in the other or apart.
+    """
+    seconds: dict[str, float] = {}
+    around: list[tuple[str, float]] = []  # those that a range lies in, with their ends
+    for name, start, end in sorted(ranges, key=lambda range_: (range_[1], -range_[2])):
+        while around and around[-1][1] <= start:
+            around.pop()
+        seconds[name] = seconds.get(name, 0.0) + (end - start) / 1e6
+        if around:
+            seconds[around[-1][0]] -= (end - start) / 1e6
+        around.append((name, end))
+    return seconds
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from tests.train.small import MODEL
 from train.model import read
 from train.optim.benchmark import __main__ as benchmark
 from train.optim.benchmark.contestants import check_padding
-from train.optim.benchmark.measure import Measured, measure
+from train.optim.benchmark.measure import Measured, exclusive_seconds, measure
 from train.optim.benchmark.planned import busiest_over_mean, planned_loads
 from train.optim.benchmark.report import HEADING, table
 
@@ -59,6 +59,21 @@ def test_steps_are_timed_on_all_ranks(results: dict[str, Measured]) -> None:
     assert [len(ours.seconds), len(ours.cpu_seconds), len(ours.flops), len(ours.received)] == [2, 2, 4, 4]
 
 
+@pytest.mark.parametrize("name", benchmark.OURS)
+def test_every_phase_of_ours_is_timed(results: dict[str, Measured], name: str) -> None:
+    phases = {"decay", "send gradients", "wait for gradients", "update", "momentum", "Newton-Schulz"}
+    phases |= {"wait for updates", "wait for replicas", "apply"}
+    assert set(results[name].phases) == phases
+    assert all(seconds > 0 for seconds in results[name].phases.values())
+    assert all(phase in table(results) for phase in phases)
+
+
+def test_a_range_does_not_count_what_lies_in_it() -> None:
+    # outer 0 to 10 s with inner 1 to 4 and 5 to 6, the second with deep 5 to 5.5; then outer again
+    ranges = [("outer", 0, 10e6), ("inner", 1e6, 4e6), ("inner", 5e6, 6e6), ("deep", 5e6, 5.5e6), ("outer", 10e6, 11e6)]
+    assert exclusive_seconds(ranges) == pytest.approx({"outer": 7.0, "inner": 3.5, "deep": 0.5})
+
+
 def test_the_table_by_hand() -> None:
     measured = partial(Measured, needed_flops=8, needed_bytes=2e9)
     fast = measured(seconds=[9, 1, 2], cpu_seconds=[3, 4, 50], flops=[6, 2], received=[10**9, 10**9])
@@ -86,8 +101,14 @@ def test_what_muon_optimizer_cannot_gather_is_said_before(count: int, fits: bool
         check_padding(count, torch.Size((4, 8)), num_ranks=8)
 
 
-def test_the_plan_of_nano_on_8_ranks_is_even() -> None:
-    assert busiest_over_mean(planned_loads(read(["experiment=trinity_nano_1node"]))) <= 1.15
+@pytest.mark.parametrize(
+    ("experiment", "num_ranks"),
+    [("trinity_nano_1node", 8), ("trinity_nano", 512), ("trinity_mini", 512), ("trinity_large", 2048)],
+)
+def test_the_plan_of_a_recipe_is_even_over_all_ranks(experiment: str, num_ranks: int) -> None:
+    loads = planned_loads(read([f"experiment={experiment}"]))
+    assert len(loads) == num_ranks
+    assert busiest_over_mean(loads) <= 1.15
 
 
 def test_loads_of_a_plan_are_those_of_real_ranks(results: dict[str, Measured]) -> None:
