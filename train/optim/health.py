@@ -65,11 +65,8 @@ class Health:
         """kind_of: name of a parameter -> its kind; every: in steps, 0 for never; group: of all ranks, None for one."""
         self._every = every
         self._group = group
-        self._by_kind: dict[str, list[_Parameter]] = defaultdict(list)
+        self._optimizers, self._kind_of = optimizers, kind_of
         for optimizer in optimizers:
-            for param_group in optimizer.param_groups:
-                for name, tensor in zip(param_group["param_names"], param_group["params"], strict=True):
-                    self._by_kind[kind_of(name)].append(_Parameter(name, tensor, param_group))
             if isinstance(optimizer, Muon):
                 optimizer.on_update = partial(self._look, optimizer.names())
         self._device = device
@@ -81,10 +78,19 @@ class Health:
         if not self._every or step % self._every:
             return
         turn = step // self._every
-        for parameters in self._by_kind.values():
+        for parameters in self._parameters().values():
             parameter = parameters[turn % len(parameters)]
             self._before[parameter.name] = _before(parameter)
             self._residuals[parameter.name] = []
+
+    def _parameters(self) -> dict[str, list[_Parameter]]:
+        """By kind. Anew each time: what loads a checkpoint replaces the groups."""
+        by_kind: dict[str, list[_Parameter]] = defaultdict(list)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for name, tensor in zip(group["param_names"], group["params"], strict=True):
+                    by_kind[self._kind_of(name)].append(_Parameter(name, tensor, group))
+        return by_kind
 
     def _look(self, names: list[str], matrices: list[Matrix], u_BMN: Tensor) -> None:
         """At the updates of matrices that this rank owns."""
@@ -97,14 +103,15 @@ class Health:
         """After it. The same on every rank; empty where `begin` did not look."""
         if not self._before:
             return {}
+        kinds = [self._kind_of(name) for name in self._before]
         sums_KF2 = torch.stack([self._sums(name) for name in self._before]).to(self._device)
         self._before, self._residuals = {}, {}
         if self._group is not None:
             dist.all_reduce(sums_KF2, group=self._group)
         square_K, residual_K = (sums_KF2[..., 0] / sums_KF2[..., 1]).unbind(1)
         return {
-            "update_rms": _figures(self._by_kind, square_K.sqrt()),
-            "orthogonality": _figures(self._by_kind, residual_K),
+            "update_rms": _figures(kinds, square_K.sqrt()),
+            "orthogonality": _figures(kinds, residual_K),
         }
 
     def _sums(self, name: str) -> Tensor:

@@ -72,6 +72,22 @@ def test_the_parameters_of_a_kind_take_turns() -> None:
     )
 
 
+def test_the_rate_is_that_of_the_step_after_a_state_was_loaded() -> None:
+    model = model_of(values(seed=0))
+    optimizers = build(model)
+    health = Health(optimizers, kind_of, every=1, device=torch.device("cpu"), group=None)
+    optimizers.load_state_dict(optimizers.state_dict())  # torch makes new groups of it
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] /= 4
+    set_gradients(model, model_of(values(seed=1)))
+    health.begin(step=1)
+    optimizers.step()
+    # state_dict took a step without a gradient; so m = 0.1 g / (1 - 0.9^2), and v = 0.05 g^2 / (1 - 0.95^2)
+    want = (0.1 / 0.19) / (0.05 / 0.0975) ** 0.5
+    assert health.end()["update_rms"]["head"] == pytest.approx(want, abs=1e-4)
+
+
 def test_without_a_rate_there_is_no_update() -> None:
     assert look(every=1, step=1, rate=0.0)["update_rms"] == {}
 
