@@ -103,7 +103,7 @@ def _manifest_table() -> dict[str, dict[str, str]]:
         with TemporaryDirectory() as folder:
             content = json.dumps(asdict(manifest_of_10t(version)), indent=1).encode()
             Path(folder, FILE_NAME).write_bytes(content)
-            taken = run_measured("tests.scale_data", folder)
+            taken = run_measured("tests.bench_scale.data", folder)
         if taken.exit_code:
             sys.exit(taken.output)
         seconds, grown = json.loads(taken.output.splitlines()[-1])
