@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
-from contextlib import closing
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -155,13 +153,10 @@ def train_each(overrides: list[str], *, only_check: bool) -> int:
 
 
 def stand_alone() -> None:
-    """What torchrun would have set, for a single process."""
-    if "LOCAL_RANK" in os.environ:
-        return
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    """What torchrun would have set, for a single process. Port 0: the system chooses one as it is opened; one that was
+    looked for before could be taken in between."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 
 
 def rewind_to_load_step(run: Run) -> None:

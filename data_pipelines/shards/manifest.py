@@ -25,6 +25,8 @@ TOKENS, ENDS, NAMES, HASHES = ".ds", ".ds.index", ".ds.names", ".ds.hashes"
 IN_TREE = frozenset({TOKENS, ENDS, HASHES})
 """What the tree of a shard verifies."""
 FILE_NAME = "manifest.json"
+NEWEST = 2
+"""Version of manifests that are written."""
 REMEDY = "restore it, or delete its folder and prepare the data again"
 
 
@@ -176,12 +178,18 @@ class Manifest:
         fs, folder = locate(uri)
         try:
             content = patiently(join(uri, FILE_NAME), lambda: fs.cat_file(join(folder, FILE_NAME)))
-            return TypeAdapter(cls).validate_json(content)
         except FileNotFoundError as err:
             raise DataError(
                 f"{join(uri, FILE_NAME)} is missing: not a folder of shards, or it was not finished"
             ) from err
+        try:
+            return TypeAdapter(cls).validate_json(content)
         except ValidationError as err:
+            if (version := _version(content)) > NEWEST:
+                raise DataError(
+                    f"{join(uri, FILE_NAME)} has version {version}, which a later version of this program wrote; this "
+                    f"one reads up to {NEWEST}: use the other one, or prepare the data with this one in another folder"
+                ) from err
             raise DataError(f"{join(uri, FILE_NAME)} is no manifest ({_first_of(err)}); {REMEDY}") from err
 
     @staticmethod
@@ -202,6 +210,14 @@ class Manifest:
 def join(uri: str, name: str) -> str:
     """The URI of `name` in the folder `uri`."""
     return f"{uri.rstrip('/')}/{name}"
+
+
+def _version(content: bytes) -> int:
+    """That a manifest says of itself, or 0."""
+    try:
+        return int(json.loads(content)["version"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
 
 
 def _first_of(error: ValidationError) -> str:

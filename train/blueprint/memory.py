@@ -100,15 +100,20 @@ def held_bytes(parts: Sequence[Part]) -> dict[str, int]:
 
 
 def loss_bytes(model: ModelConfig, loss: LossConfig, training: TrainingConfig) -> int:
-    """At the worst moment of the loss: the whole head, a chunk of logits, both gradients (train/loss/chunked.py)."""
+    """At the worst moment of the loss: the whole head, a chunk of logits, both gradients (train/loss/chunked.py).
+
+    Two chunks are run; of the other tokens there are no more than inputs, their gradients, and labels.
+    """
     dtype, tokens = getattr(torch, training.mixed_precision_param), training.local_batch_size * training.seq_len
+    chunk_tokens = loss.tokens_of_chunk(model.vocab_size)
+    run = min(tokens, 2 * chunk_tokens)
     with torch.device("meta"), TensorMemory() as meter:
-        hidden_TD = torch.empty(tokens, model.dim, dtype=dtype, requires_grad=True)
+        hidden_TD = torch.empty(run, model.dim, dtype=dtype, requires_grad=True)
         head_VD = torch.empty(model.vocab_size, model.dim, dtype=dtype, requires_grad=True)
-        labels_T = torch.empty(tokens, dtype=torch.int64)
-        chunk_tokens = loss.tokens_of_chunk(model.vocab_size)
+        labels_T = torch.empty(run, dtype=torch.int64)
         linear_loss(hidden_TD, head_VD, labels_T, z_loss_weight=0.0, chunk_tokens=chunk_tokens).total.backward()
-    return meter.peak_bytes
+    of_a_token = 2 * model.dim * dtype.itemsize + torch.int64.itemsize
+    return meter.peak_bytes + (tokens - run) * of_a_token
 
 
 def exchange_bytes(parts: Sequence[Part], muon: MuonConfig, parallelism: ParallelismConfig) -> int:

@@ -9,6 +9,8 @@ from typing import TypeVar, cast
 
 import torch.distributed as dist
 
+from data_pipelines.base.errors import ConfigError, RunError
+
 T = TypeVar("T")
 
 
@@ -66,11 +68,13 @@ def _attempt(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 def innermost(error: BaseException) -> BaseException:
     """The reason of an error's reason: a full disk, say, where torch speaks of a file that has lost its place. Other
-    ranks hear of no more."""
+    ranks hear of no more. What the system or this program says names its file or setting: it is not looked behind."""
     seen: list[BaseException] = []
     reason: BaseException | None = error
     while reason is not None and reason not in seen:
         seen.append(reason)
+        if isinstance(reason, OSError | ConfigError | RunError):
+            break
         reason = reason.__cause__ or (None if reason.__suppress_context__ else reason.__context__)
     return seen[-1]
 

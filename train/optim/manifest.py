@@ -8,6 +8,7 @@ may change from start to start; that stands in the run directory alone.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -107,11 +108,11 @@ def manifest_text(rules: Rules, optimizers: Iterable[Optimizer], *, num_ranks: i
 def check_same_rules(checkpoint: Path, rules: Rules) -> None:
     """Raises ConfigError where the weights in a checkpoint were made by other rules. Earlier versions recorded none."""
     path = checkpoint / FILE_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return
     try:
         stored = TypeAdapter(Rules).validate_python(json.loads(path.read_text(encoding="utf-8"))["rules"])
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError([f"{path} is damaged ({error}); go on from an earlier checkpoint, or restore it"]) from error
     if problems := list(differences(stored, rules)):
         more = [f"and {len(problems) - MAX_DIFFERENCES:,} more"] if len(problems) > MAX_DIFFERENCES else []

@@ -148,7 +148,7 @@ def run_all(cases: list[Case], *, at_once: int, needs_held_out: bool = False) ->
 
     needs_held_out: whether the study has no result where the data hold nothing out.
     """
-    open_run_dirs(cases)
+    refuse_all_owned(cases)
     data = prepare_data(cases[0].run)
     if needs_held_out and not data.held_out:
         raise ConfigError(
@@ -157,17 +157,23 @@ def run_all(cases: list[Case], *, at_once: int, needs_held_out: bool = False) ->
                 "data.sources.NAME.held_out"
             ]
         )
+    open_run_dirs(cases)
     train_all(cases, at_once=at_once)
 
 
-def open_run_dirs(cases: list[Case]) -> None:
-    """Raises ConfigError, before any is made, where another job trains in one of them."""
+def refuse_all_owned(cases: list[Case]) -> None:
+    """Raises ConfigError where another job trains in one of their folders."""
     from train.config.owner import refuse_owned
+
+    for case in cases:
+        refuse_owned(case.run.run_dir)
+
+
+def open_run_dirs(cases: list[Case]) -> None:
     from train.config.rundir import open_run_dir
 
-    for act in (lambda run: refuse_owned(run.run_dir), open_run_dir):
-        for case in cases:
-            act(case.run)
+    for case in cases:
+        open_run_dir(case.run)
 
 
 def prepare_data(run: Run) -> OpenData:

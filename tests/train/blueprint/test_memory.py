@@ -143,6 +143,16 @@ def test_the_loss_takes_six_bytes_a_logit_of_a_chunk() -> None:
     assert more - less == pytest.approx(6 * 128 * 8192, rel=0.01)
 
 
+def test_of_many_chunks_two_are_run() -> None:
+    # 1,024 tokens in chunks of 512 are all run; 64 times as many cost their inputs, gradients (2 x 2 bytes) and labels
+    config = small(vocab_size=8192)
+    few, many = (
+        loss_bytes(config, LossConfig(chunk_tokens=512), TrainingConfig(local_batch_size=batch, seq_len=128))
+        for batch in (8, 512)
+    )
+    assert many - few == 63 * 1024 * (2 * 2 * config.dim + 8)
+
+
 @pytest.mark.parametrize(("replicas", "mib"), [(16, 4 + 22 / 16), (2, 4 + 11), (1, 22)])
 def test_the_exchange_of_muon_by_hand(replicas: int, mib: float) -> None:
     # 8 MiB of matrices in rounds of 1 MiB, four under way: 4 MiB; to send and to receive 1/R of that each; 4/R MiB for

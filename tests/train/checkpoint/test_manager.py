@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.base.errors import ConfigError
 from train.checkpoint.commits import commit, committed_steps, name_milestones, stale_steps
 from train.checkpoint.manager import _reason
 
@@ -67,3 +68,12 @@ def test_the_innermost_reason_is_reported() -> None:
     wrapped = RuntimeError("write failed")
     wrapped.__cause__ = full
     assert _reason(wrapped) == "OSError: [Errno 28] No space left on device"
+
+
+def test_what_this_program_says_is_not_looked_behind() -> None:
+    """Its words name the file and the remedy; those of what it caught do not."""
+    said = ConfigError(["step-8/optimizer.json is damaged; restore it"])
+    said.__cause__ = ValueError("Expecting value")
+    wrapped = RuntimeError("a collective failed")
+    wrapped.__cause__ = said
+    assert _reason(wrapped) == f"ConfigError: {said}"

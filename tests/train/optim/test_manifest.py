@@ -74,6 +74,23 @@ def test_a_damaged_file_is_named(rules: Rules, tmp_path: Path, text: str) -> Non
         check_same_rules(checkpoint_with(tmp_path, text), rules)
 
 
+@pytest.mark.parametrize("text", [b"\xff\xfe\x00{", b"null", b"[" * 100_000])
+def test_so_is_one_of_other_bytes(rules: Rules, tmp_path: Path, text: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(text)
+    with pytest.raises(ConfigError, match=r"optimizer\.json is damaged"):
+        check_same_rules(tmp_path, rules)
+
+
+def test_only_what_is_not_there_is_of_an_earlier_version(rules: Rules, tmp_path: Path) -> None:
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    (folder / FILE_NAME).mkdir(parents=True)
+    link.mkdir()
+    (link / FILE_NAME).symlink_to("nowhere")
+    for checkpoint in (folder, link):
+        with pytest.raises(ConfigError, match=r"optimizer\.json is damaged"):
+            check_same_rules(checkpoint, rules)
+
+
 def test_the_hash_is_that_of_the_rules(optimizers: Optimizers, rules: Rules) -> None:
     kept, other = json.loads(rules_text(rules)), dict(rules)
     other[HEAD] = replace(other[HEAD], weight_decay=0.2)

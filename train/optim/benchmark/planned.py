@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from data_pipelines.base.errors import ConfigError
 from train.blueprint.sharded import pretended_ranks
 from train.engine.mesh import world_size
-from train.optim.benchmark.problem import hidden_parameters
+from train.optim.benchmark.bounds import needed_flops
+from train.optim.benchmark.problem import hidden_parameters, sharded_spread
 from train.optim.muon import Muon, flops_by_rank
 from train.optim.orthogonal.ownership import translates
 from train.optim.orthogonal.placement import Grid
@@ -20,16 +22,25 @@ def planned_loads(sections: ModelSections) -> list[int]:
     """Flops of each rank of the mesh in a step.
 
     The grids are those of rank 0, made of the engine's own sharding. Beside a grid that is not of all ranks lie others
-    with experts of their own: as many, since experts divide evenly, but with owners who have other work.
+    with as many experts of their own, but with owners who have other work. Raises ConfigError where experts do not
+    divide evenly over the ranks that deal them out: then other grids hold others.
     """
     num_ranks = world_size(sections.parallelism)
     with pretended_ranks(num_ranks):
-        muon = Muon(hidden_parameters(sections), **sections.optimizer.muon.settings())
+        shapes = hidden_parameters(sections)
+        muon = Muon(shapes, **sections.optimizer.muon.settings())
         loads: Counter[int] = Counter()
         widest, *narrower = sorted(muon.plan, key=lambda grid: -len(grid.ranks()))
         loads += flops_by_rank(widest, muon.plan[widest])
         for grid in narrower:
             loads += _beside_each_other(muon, grid, loads, num_ranks)
+        if loads.total() != needed_flops(sharded_spread(shapes)):
+            raise ConfigError(
+                [
+                    f"model.num_experts={sections.model.num_experts}: do not divide evenly over the ranks that deal "
+                    "them out, so that rank 0 does not stand for others; choose parallelism with which they do"
+                ]
+            )
     return [loads[rank] for rank in range(num_ranks)]
 
 

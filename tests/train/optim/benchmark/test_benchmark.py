@@ -115,6 +115,13 @@ def test_loads_of_a_plan_are_those_of_real_ranks(results: dict[str, Measured]) -
     assert planned_loads(read(PROBLEM)) == results[benchmark.OURS[0]].flops
 
 
+def test_experts_that_do_not_divide_evenly_have_no_plan_of_rank_0(capsys: pytest.CaptureFixture[str]) -> None:
+    uneven = ["parallelism.data_parallel_shard_degree=3", "parallelism.data_parallel_replicate_degree=1"]
+    uneven += ["parallelism.expert_parallel_degree=1"]
+    assert benchmark.main(["--plan", *PROBLEM, *uneven]) == CONFIG_EXIT
+    assert "model.num_experts=8: do not divide evenly" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", [["--muons", "mine"], ["--steps", "0"]])
 def test_an_option_that_cannot_work_is_refused(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
