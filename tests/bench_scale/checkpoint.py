@@ -25,6 +25,7 @@ from tests.measured import status_bytes
 from train.checkpoint.copies import copied_dims, own_names, owners
 from train.checkpoint.save import Saver, Written, write_directory
 from train.checkpoint.storage import CheckpointStorage
+from train.optim.base import named
 from train.optim.muon import Muon
 
 TO_SAVE = ("a rank: plan of the first save, s", "rank 0: what it gets, unpickled, s", "rank 0: directory, s")
@@ -105,7 +106,12 @@ def written_by_rank_0(plan: SavePlan) -> Written:
 def written_by_others(values: Mapping[str, Any], muon: Muon, num_ranks: int) -> Iterator[Written]:
     """In the order of ranks: replica by replica, shard by shard."""
     found = owners(values)
-    matrices = {name: shards_of(param) for group in muon.param_groups for name, param in named(group)}
+    matrices = {
+        name: shards_of(param)
+        for group in muon.param_groups
+        for name, param in named(group)
+        if isinstance(param, DTensor)
+    }
     shards = {name: shards_of(values[name]) for name in found}
     for rank in range(1, num_ranks):
         replica, shard = divmod(rank, SHARDS)
@@ -133,10 +139,6 @@ def momenta_of(
                     (*one, matrix.rows, matrix.cols),
                     (*number, 0, 0),
                 )
-
-
-def named(group: dict[str, Any]) -> Iterator[tuple[str, DTensor]]:
-    return zip(group["param_names"], group["params"], strict=True)
 
 
 def shards_of(tensor: DTensor) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -93,6 +93,7 @@ class Trainer(titan.Trainer):
         (self.model,) = self.model_parts
         self.timeline = config.run.timeline
         self.batch_mesh = self.parallel_dims.get_optional_mesh("batch")
+        self.batch_group = None if self.batch_mesh is None else self.batch_mesh.get_group()
         self.num_batch_ranks = 1 if self.batch_mesh is None else self.batch_mesh.size()
         layers = dict(moe_layers(self.model))
         self.moe_layer_ids = list(layers)
@@ -109,8 +110,7 @@ class Trainer(titan.Trainer):
             self.optimizers,
             kind_of,
             every=config.run.metrics.panels_every,
-            device=self.device,
-            group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
+            group=self.batch_group,
         )
         self.initial_validation: dict[str, float] = {}
         self.sinks: Sinks | None = None
@@ -241,7 +241,7 @@ class Trainer(titan.Trainer):
             num_sequences=step.num_windows,
             local_seconds=self.stopwatch.seconds("data") + self.local_work.pop_seconds(),
             wants_stop=bool(self.config.wish),
-            group=None if self.batch_mesh is None else self.batch_mesh.get_group(),
+            group=self.batch_group,
         )
 
     def _stop_unless_sound(self, step: Step, totals: Totals, grad_norm: float) -> None:

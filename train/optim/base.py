@@ -9,10 +9,17 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
 from torch.optim import Optimizer
 
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
 """Share of a running mean that is kept in a step."""
+
+
+def named(group: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    """(name, parameter) of a group; those that were given without names are numbered."""
+    names = group.get("param_names") or [f"parameter {i}" for i in range(len(group["params"]))]
+    return list(zip(names, group["params"], strict=True))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -44,3 +44,6 @@ OPTIMIZERS: dict[str, type[OptimizerOptions]] = {
     if isinstance(hint, type) and issubclass(hint, OptimizerOptions)
 }
 """Name in the section -> the class of its settings."""
+
+NAMES = {options.optimizer: name for name, options in OPTIMIZERS.items()}
+"""Class of an optimizer -> its name in the section."""

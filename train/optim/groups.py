@@ -17,7 +17,7 @@ from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfi
 from torchtitan.tools.logging import logger
 
 from train.optim.base import OptimizerOptions
-from train.optim.config import OPTIMIZERS, OptimizerConfig
+from train.optim.config import NAMES, OPTIMIZERS, OptimizerConfig
 from train.optim.manifest import manifest_text, rules_of, table
 from train.optim.muon import Muon
 from train.optim.orthogonal.ownership import summary
@@ -55,8 +55,7 @@ class Optimizers(OptimizersContainer):
 
     def learning_rates(self) -> dict[str, float]:
         """The rate of the next step before shape factors, by metric name: lr_adamw, lr_muon."""
-        names = {options.optimizer: name for name, options in OPTIMIZERS.items()}
-        return {f"lr_{names[type(optim)]}": optim.param_groups[0]["lr"] for optim in self.optimizers}
+        return {f"lr_{NAMES[type(optim)]}": optim.param_groups[0]["lr"] for optim in self.optimizers}
 
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., Optimizer]:

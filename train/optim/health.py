@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from train.optim.base import named
 from train.optim.groups import Optimizers
 from train.optim.muon import Muon
 from train.optim.orthogonal.newton_schulz import residual
@@ -59,7 +60,6 @@ class Health:
         kind_of: Callable[[str], str],
         *,
         every: int,
-        device: torch.device,
         group: dist.ProcessGroup | None,
     ):
         """kind_of: name of a parameter -> its kind; every: in steps, 0 for never; group: of all ranks, None for one."""
@@ -69,7 +69,6 @@ class Health:
         for optimizer in optimizers:
             if isinstance(optimizer, Muon):
                 optimizer.on_update = partial(self._look, optimizer.names())
-        self._device = device
         self._before: dict[str, _Before] = {}
         self._residuals: dict[str, list[Tensor]] = {}
 
@@ -88,15 +87,15 @@ class Health:
         by_kind: dict[str, list[_Parameter]] = defaultdict(list)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                for name, tensor in zip(group["param_names"], group["params"], strict=True):
+                for name, tensor in named(group):
                     by_kind[self._kind_of(name)].append(_Parameter(name, tensor, group))
         return by_kind
 
     def _look(self, names: list[str], matrices: list[Matrix], u_BMN: Tensor) -> None:
         """At the updates of matrices that this rank owns."""
-        for matrix, u_MN in zip(matrices, u_BMN, strict=True):
+        for place, matrix in enumerate(matrices):
             if (name := names[matrix.param]) in self._residuals:
-                self._residuals[name].append(residual(u_MN))
+                self._residuals[name].append(residual(u_BMN[place]))
 
     @torch.no_grad()
     def end(self) -> HealthFigures:
@@ -104,7 +103,7 @@ class Health:
         if not self._before:
             return {}
         kinds = [self._kind_of(name) for name in self._before]
-        sums_KF2 = torch.stack([self._sums(name) for name in self._before]).to(self._device)
+        sums_KF2 = torch.stack([self._sums(name) for name in self._before])
         self._before, self._residuals = {}, {}
         if self._group is not None:
             dist.all_reduce(sums_KF2, group=self._group)
@@ -116,8 +115,9 @@ class Health:
 
     def _sums(self, name: str) -> Tensor:
         """[sum, count] of squared entries and of residuals, float64 [2, 2]. Copies count along with what they copy."""
-        square = self._before[name].update().double().square()
-        return torch.stack([_sum_and_count(square), _sum_and_count(torch.tensor(self._residuals[name]).double())])
+        square, found = self._before[name].update().double().square(), self._residuals[name]
+        residuals = torch.stack(found).double() if found else square.new_zeros(0)
+        return torch.stack([_sum_and_count(square), _sum_and_count(residuals)])
 
 
 def _before(parameter: _Parameter) -> _Before:

@@ -18,12 +18,12 @@ from typing import Any
 
 import xxhash
 from pydantic import TypeAdapter
-from torch import Tensor
 from torch.optim import Optimizer
 
 from data_pipelines.base.command import aligned
 from data_pipelines.base.errors import ConfigError
-from train.optim.config import OPTIMIZERS
+from train.optim.base import named
+from train.optim.config import NAMES, OPTIMIZERS
 from train.optim.muon import Muon
 
 FILE_NAME = "optimizer.json"
@@ -58,18 +58,17 @@ Rules = dict[str, Rule]
 
 def rules_of(optimizers: Iterable[Optimizer]) -> Rules:
     """The rules that these optimizers follow, in their order."""
-    names = {options.optimizer: name for name, options in OPTIMIZERS.items()}
     return {
         name: Rule(
-            optimizer=names[type(optimizer)],
+            optimizer=NAMES[type(optimizer)],
             shape=tuple(param.shape),
-            matrices=OPTIMIZERS[names[type(optimizer)]].num_matrices(param.shape),
-            rate_factor=OPTIMIZERS[names[type(optimizer)]].rate_factor(param.shape),
+            matrices=OPTIMIZERS[NAMES[type(optimizer)]].num_matrices(param.shape),
+            rate_factor=OPTIMIZERS[NAMES[type(optimizer)]].rate_factor(param.shape),
             weight_decay=group["weight_decay"],
         )
         for optimizer in optimizers
         for group in optimizer.param_groups
-        for name, param in _named(group)
+        for name, param in named(group)
     }
 
 
@@ -131,7 +130,3 @@ def differences(stored: Mapping[str, Rule], own: Mapping[str, Rule]) -> Iterator
 def _written(rules: Rules) -> dict[str, Any]:
     written = {name: asdict(rule) for name, rule in rules.items()}
     return {"hash": xxhash.xxh3_128_hexdigest(json.dumps(written, sort_keys=True).encode()), "rules": written}
-
-
-def _named(group: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    return zip(group["param_names"], group["params"], strict=True)

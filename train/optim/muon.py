@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from train.optim.base import DecayRate, OptimizerOptions
+from train.optim.base import DecayRate, OptimizerOptions, named
 from train.optim.orthogonal.exchange import exchange, phase, run_interleaved
 from train.optim.orthogonal.newton_schulz import orthogonalize
 from train.optim.orthogonal.owned import OwnedMatrices
@@ -136,28 +136,31 @@ class Muon(Optimizer):
 
     def owners(self) -> dict[str, list[int]]:
         """Name of a parameter -> the rank that owns each of its matrices which this rank's grid holds."""
-        owned = {name: {} for name in self.names()}
-        names = list(owned)
-        for grid, rounds in self.plan.items():
-            for round_ in rounds:
-                for shard, replica, matrix in round_.each():
-                    owned[names[matrix.param]][matrix.index] = grid.rank(shard=shard, replica=replica)
+        names = self.names()
+        owned = {name: {} for name in names}
+        for _, owner, matrix in self._owned():
+            owned[names[matrix.param]][matrix.index] = owner
         return {name: [ranks[index] for index in sorted(ranks)] for name, ranks in owned.items()}
 
     def bytes_received(self) -> dict[str, int]:
         """Name of a parameter -> what this rank receives of it in a step, in the mean over its grid."""
         names = self.names()
         received = dict.fromkeys(names, 0.0)
+        for grid, _, matrix in self._owned():
+            received[names[matrix.param]] += bytes_received(
+                matrix.rows * matrix.cols,
+                num_shards=grid.shards.size,
+                num_replicas=grid.replicas.size,
+                update_bytes=self.dtype.itemsize,
+            )
+        return {name: round(size) for name, size in received.items()}
+
+    def _owned(self) -> Iterator[tuple[Grid, int, Matrix]]:
+        """(its grid, its owner's global number, a matrix), for all that this rank's grids hold."""
         for grid, rounds in self.plan.items():
             for round_ in rounds:
-                for _, _, matrix in round_.each():
-                    received[names[matrix.param]] += bytes_received(
-                        matrix.rows * matrix.cols,
-                        num_shards=grid.shards.size,
-                        num_replicas=grid.replicas.size,
-                        update_bytes=self.dtype.itemsize,
-                    )
-        return {name: round(size) for name, size in received.items()}
+                for shard, replica, matrix in round_.each():
+                    yield grid, grid.rank(shard=shard, replica=replica), matrix
 
     def _make_state(self) -> None:
         """Zero momentum for what this rank owns. At once, since torchtitan has an optimizer without state take a step
@@ -176,7 +179,7 @@ class Muon(Optimizer):
 
     def names(self) -> list[str]:
         """Of the parameters, in the order in which a Matrix counts them."""
-        return [name for group in self.param_groups for name, _ in _named(group)]
+        return [name for group in self.param_groups for name, _ in named(group)]
 
     def _ascent(self) -> Callable[[list[Matrix], Tensor], Tensor]:
         """The function that makes gradients of matrices that this rank owns into orthogonal updates."""
@@ -215,8 +218,8 @@ class Muon(Optimizer):
     def _matrices_by_grid(self) -> dict[Grid, list[Matrix]]:
         """All matrices of this rank's grids. Its own shard of one may have no rows."""
         by_grid: dict[Grid, list[Matrix]] = {}
-        named = [pair for group in self.param_groups for pair in _named(group)]
-        for i, (name, param) in enumerate(named):
+        parameters = [pair for group in self.param_groups for pair in named(group)]
+        for i, (name, param) in enumerate(parameters):
             grid = grid_of(name, param)
             _check_is_float32(name, param)
             rows, cols = param.shape[-2:]
@@ -235,15 +238,10 @@ def flops_by_rank(grid: Grid, rounds: Sequence[Round]) -> Counter[int]:
 
 def _gradients(group: dict[str, Any]) -> list[Tensor]:
     """This rank's part of each gradient. Raises ValueError where there is none."""
-    for name, param in _named(group):
+    for name, param in named(group):
         if param.grad is None:
             raise ValueError(f"{name} has no gradient; Muon needs one at every step, or requires_grad=False")
     return [local_batch(param.grad) for param in group["params"]]
-
-
-def _named(group: dict[str, Any]) -> list[tuple[str, Tensor]]:
-    names = group.get("param_names") or [f"parameter {i}" for i in range(len(group["params"]))]
-    return list(zip(names, group["params"], strict=True))
 
 
 def _check_is_float32(name: str, param: Tensor) -> None:

@@ -98,7 +98,7 @@ def check_case(case: Case) -> Outcome:
     step(optimizers, model, case, seed=1)
     set_gradients(model, sharded_model_of(values(seed=2), case))
     counter.count = 0
-    health = Health(optimizers, kind_of, every=1, device=torch.device("cpu"), group=dist.group.WORLD)
+    health = Health(optimizers, kind_of, every=1, group=dist.group.WORLD)
     health.begin(step=2)
     with CommDebugMode() as collectives:
         optimizers.step()
@@ -200,7 +200,7 @@ def one_rank(section: OptimizerConfig, *, steps: int) -> tuple[dict[str, Tensor]
     """(weights after these steps, health of the last)."""
     model = model_of(values(seed=0))
     optimizers = build(model, section)
-    health = Health(optimizers, kind_of, every=1, device=torch.device("cpu"), group=None)
+    health = Health(optimizers, kind_of, every=1, group=None)
     figures: HealthFigures = {}
     for step in range(1, steps + 1):
         set_gradients(model, model_of(values(seed=step)))

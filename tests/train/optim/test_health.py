@@ -29,7 +29,7 @@ def look(*, every: int, step: int, scale: float = 1.0, rate: float | None = None
     """At the first step of the small model, which is called number `step`."""
     model = model_of(values(seed=0))
     optimizers = build(model)
-    health = Health(optimizers, kind_of, every=every, device=torch.device("cpu"), group=None)
+    health = Health(optimizers, kind_of, every=every, group=None)
     set_gradients(model, model_of({name: scale * gradient for name, gradient in values(seed=1).items()}))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -75,7 +75,7 @@ def test_the_parameters_of_a_kind_take_turns() -> None:
 def test_the_rate_is_that_of_the_step_after_a_state_was_loaded() -> None:
     model = model_of(values(seed=0))
     optimizers = build(model)
-    health = Health(optimizers, kind_of, every=1, device=torch.device("cpu"), group=None)
+    health = Health(optimizers, kind_of, every=1, group=None)
     optimizers.load_state_dict(optimizers.state_dict())  # torch makes new groups of it
     for optimizer in optimizers:
         for group in optimizer.param_groups:
