@@ -169,6 +169,11 @@ class Cluster:
         _wait_for(lambda: self.job(number).state in wanted, within_s, lambda: json.dumps(self.job(number).__dict__))
         return self.job(number)
 
+    def reason(self, number: str, within_s: float = 60) -> str:
+        """Why a job waits, once the scheduler has looked at it: until then it says None. Raises TimeoutError."""
+        _wait_for(lambda: self.job(number).reason != "None", within_s, lambda: json.dumps(self.job(number).__dict__))
+        return self.job(number).reason
+
     def start_requeued(self, number: str) -> None:
         """Without the two minutes that SLURM lets a requeued job wait, and with time enough."""
         self.wait(number, "PENDING", within_s=SAVE_S)

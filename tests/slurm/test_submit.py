@@ -85,7 +85,7 @@ def test_a_second_job_of_a_run_directory_is_refused_while_the_first_waits(
 
 def test_a_chain_waits_one_for_the_other(cluster: Cluster, tmp_path: Path) -> None:
     jobs = submitted_to(cluster, [*on_cluster(tmp_path, "cluster.sbatch={begin: now+3600}"), "--chain", "3"])
-    assert [cluster.job(job).reason for job in jobs] == ["BeginTime", "Dependency", "Dependency"]
+    assert [cluster.reason(job) for job in jobs] == ["BeginTime", "Dependency", "Dependency"]
     cluster.run("scancel", *jobs)
 
 
