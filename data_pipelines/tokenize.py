@@ -28,8 +28,9 @@ from data_pipelines.base.files import NoRoomError, room_in
 from data_pipelines.base.progress import progress_bar
 from data_pipelines.base.workers import run_in_workers
 from data_pipelines.corpora.tokenized import write_manifest, write_shard
+from data_pipelines.documents.content.tally import ReadOptions
 from data_pipelines.documents.find import StoredFile, find_files
-from data_pipelines.documents.text import read_documents
+from data_pipelines.documents.pieces import read_documents
 from data_pipelines.shards.finished import begin, forget_finished, load_finished, save_finished
 from data_pipelines.shards.manifest import Manifest, ShardRecord
 from data_pipelines.tokenizer.encoder import TextEncoder
@@ -92,7 +93,7 @@ def _work_alone() -> None:
 
 
 def _tokenize_file(job: _Job, *, tokenizer: str, uri: str, text_key: str) -> ShardRecord:
-    documents = read_documents(job.file, job.name, text_key)
+    documents = read_documents(job.file, job.name, ReadOptions(text_key))
     record = write_shard(documents, _encoder(tokenizer), uri=uri, name=job.shard)
     save_finished(uri, record, job.made_from)
     return record

@@ -12,8 +12,9 @@ import xxhash
 from data_pipelines.corpora import Corpus
 from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.documents import Document
+from data_pipelines.documents.content.tally import ReadOptions
 from data_pipelines.documents.find import StoredFile, find_files
-from data_pipelines.documents.text import read_documents
+from data_pipelines.documents.pieces import read_documents
 
 
 def files_corpus(sources: Mapping[str, FileSource]) -> Corpus:
@@ -40,7 +41,7 @@ def _find(sources: Mapping[str, FileSource]) -> dict[str, dict[str, StoredFile]]
 
 def _documents(files: Mapping[str, StoredFile], text_key: str) -> Iterator[Document]:
     for name, file in files.items():
-        yield from read_documents(file, name, text_key)
+        yield from read_documents(file, name, ReadOptions(text_key))
 
 
 @dataclass(kw_only=True, slots=True)

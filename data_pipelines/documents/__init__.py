@@ -1,12 +1,11 @@
-"""Files -> documents: find (which files, local) -> unpack (members) -> text (UTF-8 or refused) -> Document."""
+"""Files -> documents: find (which files) -> pieces (parts that are read alone) -> kinds (JSONL, tables, tars, text).
+
+find       patterns -> StoredFile
+pieces     StoredFile -> Piece -> Document
+kinds/     one file for each kind of source, and the list of them
+content/   what all kinds read with: unpacking, decoding, what a file is by its first bytes, what was left out
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Document(NamedTuple):
-    """A text and a name that identifies it within its source."""
-
-    name: str
-    text: str
+from data_pipelines.documents.content.document import Document as Document

@@ -11,31 +11,11 @@ import os
 import posixpath
 from collections.abc import Iterator
 from glob import has_magic
-from typing import IO, Any, NamedTuple, NoReturn
-
-from fsspec.implementations.local import LocalFileSystem
+from typing import Any, NoReturn
 
 from data_pipelines.documents import local
+from data_pipelines.documents.content.stored import StoredFile
 from data_pipelines.shards.storage import local_path, locate, reaching
-
-
-class StoredFile(NamedTuple):
-    """A file in its file system. Names are never put into a URI and taken apart again: any legal one works."""
-
-    fs: Any
-    path: str
-
-    def open(self) -> IO[bytes]:
-        """Its bytes. Raises OSError."""
-        return self.fs.open(self.path, "rb")
-
-    @property
-    def uri(self) -> str:
-        """What tells it from every other file of every store."""
-        return self.fs.unstrip_protocol(self.path)
-
-    def __str__(self) -> str:
-        return self.path if isinstance(self.fs, LocalFileSystem) else self.uri
 
 
 def stored_file(uri: str) -> StoredFile:

@@ -13,7 +13,7 @@ import pytest
 from data_pipelines.corpora.files import FileSource, files_corpus, files_fingerprint
 from data_pipelines.documents import Document
 from data_pipelines.documents.find import find_files, stored_file
-from data_pipelines.documents.text import read_documents
+from data_pipelines.documents.pieces import read_documents
 
 NAMES = [
     "File::Spec.txt",

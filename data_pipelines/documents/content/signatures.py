@@ -16,16 +16,11 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xff\xfe\x00\x00", "UTF-32", _ICONV.format("UTF-32")),
     (0, b"\xff\xfe", "UTF-16", _ICONV.format("UTF-16")),
     (0, b"\xfe\xff", "UTF-16", _ICONV.format("UTF-16")),
-    (0, b"\x28\xb5\x2f\xfd", "Zstandard", f"{_UNPACK}: zstd -d FILE"),
     (0, b"\x04\x22\x4d\x18", "LZ4", f"{_UNPACK}: lz4 -d FILE"),
     (0, b"PK\x03\x04", "a zip archive (also .docx, .xlsx, .epub, .npz)", _UNPACK),
     (0, b"PK\x05\x06", "an empty zip archive", _UNPACK),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (0, b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
-    (257, b"ustar", "a tar archive", f"{_UNPACK}: tar -xf FILE"),
-    (0, b"PAR1", "Parquet", _CONVERT),
-    (0, b"ARROW1\0\0", "Arrow", _CONVERT),
-    (0, b"\xff\xff\xff\xff", "an Arrow stream", _CONVERT),
     (0, b"FEA1", "Feather", _CONVERT),
     (0, b"Obj\x01", "Avro", _CONVERT),
     (0, b"\x93NUMPY", "NumPy", _CONVERT),
@@ -57,11 +52,10 @@ _SYNTAXES = {
         ("json", "geojson", "jsonc", "ipynb"),
         ("JSON in one piece", "write it as JSONL, an object with the text a line"),
     ),
-    **dict.fromkeys(("jsonlines", "jl"), ("JSONL", "rename it to .jsonl")),
     **dict.fromkeys(("csv", "tsv", "tab"), ("a table", _CONVERT)),
     **dict.fromkeys(("parquet", "arrow", "feather", "avro", "orc", "npy", "npz", "pkl", "h5"), ("a table", _CONVERT)),
     **dict.fromkeys(("pdf", "doc", "docx", "odt", "rtf", "xls", "xlsx", "epub"), ("a document", _CONVERT)),
-    **dict.fromkeys(("zst", "lz4", "zip", "7z", "rar", "tar", "tgz", "tbz2", "txz"), ("an archive", _UNPACK)),
+    **dict.fromkeys(("lz4", "zip", "7z", "rar", "tar", "tgz", "tbz2", "txz"), ("an archive", _UNPACK)),
 }
 """Suffix -> (what it stands for, what to do)."""
 
@@ -100,9 +94,13 @@ def seven_bit_encoding(data: bytes) -> tuple[int, str] | None:
 
 
 def packed_as(head: bytes) -> str | None:
-    """ "gzip", "bzip2" or "xz", if that is what begins so."""
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip"
-    if re.match(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", head):
-        return "bzip2"
-    return "xz" if head.startswith(b"\xfd7zXZ\0") else None
+    """ "gzip", "bzip2", "xz" or "Zstandard", if that is what begins so."""
+    return next((packer for packer, begin in _PACKED.items() if begin.match(head)), None)
+
+
+_PACKED = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bzip2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "Zstandard": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),  # a frame, or one to be skipped
+}
