@@ -19,6 +19,10 @@ _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _NO_CHARACTER = re.compile("[\x00-\x06\x0e-\x1a\x1c-\x1f\ud800-\udfff]")
 _NEWLINES = re.compile(r"\r\n?")
 
+LOST_SHARE = 0.25
+"""Of the characters of a document that may be replaced. Latin-1 in place of UTF-8 costs some 3 % of German text, another
+alphabet (Windows-1251, Shift JIS) most of it."""
+
 T = TypeVar("T")
 
 
@@ -92,7 +96,7 @@ def decode_value(data: bytes, where: Where, policy: Policy) -> str:
             "Windows-1252 or Latin-1, convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
             err,
         )
-        return data.decode("utf-8", "replace")
+        return _mended(data.decode("utf-8", "replace"), where.document)
 
 
 def checked_text(text: str, where: str, text_key: str, policy: Policy) -> str:
@@ -105,7 +109,18 @@ def checked_text(text: str, where: str, text_key: str, policy: Policy) -> str:
         policy.mend(f"{what}the control character \\u{code:04x}, {remedy}")
     else:
         policy.mend(f"{what}\\u{code:04x}, half of a surrogate pair, {remedy}")
-    return _NO_CHARACTER.sub("\ufffd", text)
+    return _mended(_NO_CHARACTER.sub("\ufffd", text), where)
+
+
+def _mended(text: str, where: str) -> str:
+    """`text`, unless so much of it stands for something else that it would teach nothing. Raises UndecodableError."""
+    lost = text.count("\ufffd")
+    if lost > 8 + len(text) * LOST_SHARE:
+        raise UndecodableError(
+            f"{where}: {lost:,} of {len(text):,} characters cannot be decoded, too many to be replaced, so this is in "
+            "another encoding or no text; convert it with iconv, or leave it out"
+        )
+    return text
 
 
 def _next_mark(data: bytes, start: int) -> int | None:

@@ -53,11 +53,17 @@ _SYNTAXES = {
         ("JSON in one piece", "write it as JSONL, an object with the text a line"),
     ),
     **dict.fromkeys(("csv", "tsv", "tab"), ("a table", _CONVERT)),
-    **dict.fromkeys(("parquet", "arrow", "feather", "avro", "orc", "npy", "npz", "pkl", "h5"), ("a table", _CONVERT)),
+    **dict.fromkeys(("avro", "orc", "npy", "npz", "pkl", "h5"), ("a table", _CONVERT)),
     **dict.fromkeys(("pdf", "doc", "docx", "odt", "rtf", "xls", "xlsx", "epub"), ("a document", _CONVERT)),
-    **dict.fromkeys(("lz4", "zip", "7z", "rar", "tar", "tgz", "tbz2", "txz"), ("an archive", _UNPACK)),
+    **dict.fromkeys(("lz4", "zip", "7z", "rar"), ("an archive", _UNPACK)),
 }
 """Suffix -> (what it stands for, what to do)."""
+
+_KNOWN_BY_CONTENT = {
+    **dict.fromkeys(("parquet", "arrow", "feather"), "a table"),
+    **dict.fromkeys(("tar", "tgz", "tbz2", "txz", "tzst"), "a tar archive"),
+}
+"""Suffix of what is read where the content is of that kind -> what it stands for."""
 
 
 def known_by_content(head: bytes) -> str | None:
@@ -76,6 +82,11 @@ def known_by_content(head: bytes) -> str | None:
 
 def known_by_name(suffix: str) -> str | None:
     """suffix: in lower case, without the dot. Returns what it stands for and what to do, if that is no text."""
+    if what := _KNOWN_BY_CONTENT.get(suffix):
+        return (
+            f"is {what} by its name (.{suffix}), not by its first bytes; fetch it again, or rename it if it is text as "
+            "it stands"
+        )
     if suffix not in _SYNTAXES:
         return None
     what, remedy = _SYNTAXES[suffix]

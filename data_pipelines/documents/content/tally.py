@@ -56,6 +56,7 @@ class Tally:
     """Of all documents that were given out."""
     metadata: int = 0
     """Members of tars that describe another member and were not read."""
+    _is_mended: bool = False
 
     def add(self, text: str) -> None:
         """A document was given out."""
@@ -63,6 +64,8 @@ class Tally:
         self.empty += not text
         self.over_long += len(text) > OVER_LONG_CHARS
         self.characters += len(text)
+        self.replaced += self._is_mended
+        self._is_mended = False
 
     def leave_out(self, why: Exception | str) -> None:
         """A document was left out."""
@@ -70,9 +73,9 @@ class Tally:
         self._list(f"left out: {why}")
 
     def mend(self, why: Exception | str) -> None:
-        """A document was given out with replacements."""
-        self.replaced += 1
+        """Something in the document that is given out next was replaced."""
         self._list(f"replaced: {why}")
+        self._is_mended = True
 
     def __iadd__(self, other: Tally) -> Tally:
         for name in _COUNTS:
@@ -86,11 +89,7 @@ class Tally:
         noted = [f"{count:,} {_NOTED[name]}" for name, count in counts.items() if count]
         left = self.undecodable + self.replaced - len(self.places)
         more = [f"  ... and {left:,} more"] if left > 0 else []
-        return [
-            ", ".join([f"{self.documents:,} documents", *noted]),
-            *(f"  {place}" for place in self.places),
-            *more,
-        ]
+        return [", ".join([f"{self.documents:,} documents", *noted]), *(f"  {place}" for place in self.places), *more]
 
     def _list(self, place: str) -> None:
         if len(self.places) < LISTED:

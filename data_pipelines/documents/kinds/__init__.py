@@ -7,10 +7,13 @@ from pathlib import PurePosixPath
 from data_pipelines.documents.content.kind import Kind, Look
 from data_pipelines.documents.content.signatures import known_by_content
 from data_pipelines.documents.content.unpack import PACKERS, UnpackedFile
+from data_pipelines.documents.kinds.arrow import ARROW_FILE, ARROW_STREAM
 from data_pipelines.documents.kinds.jsonl import JSONL
+from data_pipelines.documents.kinds.parquet import PARQUET
+from data_pipelines.documents.kinds.tar import TAR
 from data_pipelines.documents.kinds.text import TEXT
 
-BY_SIGNATURE: tuple[Kind, ...] = ()
+BY_SIGNATURE: tuple[Kind, ...] = (PARQUET, ARROW_FILE, ARROW_STREAM, TAR)
 """Known by their first bytes."""
 BY_SYNTAX: tuple[Kind, ...] = (JSONL, TEXT)
 """Text, and what is not known to be anything else."""
