@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from data_pipelines.documents import local
 from data_pipelines.documents.content.stored import StoredFile
+from data_pipelines.documents.kinds import hub
+from data_pipelines.documents.saved import saved_files
 from data_pipelines.shards.storage import local_path, locate, reaching
 
 
@@ -28,9 +30,12 @@ def find_files(pattern: str, *, setting: str) -> dict[str, StoredFile]:
 
     Names start below the deepest folder that holds all of them, so they stay the same where a corpus is moved. What is
     no file (a folder, a pipe) does not match. A pattern that matches nothing but is itself the name of a file means
-    that file. Raises ValueError, naming the `setting`, if there is no file; and for what would be left out: a link to
-    nowhere, a folder without rights, two files of one name. OSError where the store fails.
+    that file, that of a folder which Hugging Face `datasets` saved its files, `datasets://` a data set by name
+    (kinds/hub.py). Raises ValueError, naming the `setting`, if there is no file; and for what would be left out: a link
+    to nowhere, a folder without rights, two files of one name. OSError where the store fails.
     """
+    if pattern.startswith(hub.PREFIX):
+        return hub.find_shards(pattern, setting=setting)
     fs, path = locate(pattern)
     with reaching(pattern):
         if (local_pattern := local_path(pattern)) is not None:
@@ -39,6 +44,8 @@ def find_files(pattern: str, *, setting: str) -> dict[str, StoredFile]:
             found = [match for match, info in fs.glob(path, detail=True).items() if info["type"] != "directory"]
         if not found and fs.isfile(path):
             found = [path]
+        elif not found and fs.isdir(path):
+            found = saved_files(fs, path, setting=setting)
         if not found:
             raise ValueError(f"no file matches {setting}={pattern!r} {_reason(fs, path, pattern)}")
     folder = posixpath.commonpath([posixpath.dirname(match) for match in found])

@@ -21,7 +21,7 @@ from data_pipelines.documents.content.document import Document
 from data_pipelines.documents.content.stored import Piece, StoredFile
 from data_pipelines.documents.content.tally import ReadOptions, Tally
 from data_pipelines.documents.content.unpack import UnpackedFile
-from data_pipelines.documents.kinds import kind_of
+from data_pipelines.documents.kinds import hub, kind_of
 from data_pipelines.documents.kinds.jsonl import JSONL
 
 BY_BYTE_FROM = 2**26
@@ -50,10 +50,9 @@ def split(files: Mapping[str, StoredFile], options: ReadOptions, piece_bytes: in
 def read_piece(piece: Piece, options: ReadOptions, tally: Tally) -> Iterator[Document]:
     """Its documents. Raises ValueError for what is no text (UndecodableError where only a document is none and
     options.undecodable does not allow that), OSError where the store fails."""
-    with UnpackedFile(piece.file) as content:
-        for document in kind_of(content).read(content, piece, options, tally):
-            tally.add(document.text)
-            yield document
+    for document in _read(piece, options, tally):
+        tally.add(document.text)
+        yield document
 
 
 def read_documents(
@@ -63,7 +62,17 @@ def read_documents(
     return read_piece(Piece(file, name, 0), options or ReadOptions(), tally or Tally())
 
 
+def _read(piece: Piece, options: ReadOptions, tally: Tally) -> Iterator[Document]:
+    if hub.is_shard(piece.file):
+        yield from hub.read_shard(piece, options, tally)
+        return
+    with UnpackedFile(piece.file) as content:
+        yield from kind_of(content).read(content, piece, options, tally)
+
+
 def _pieces(name: str, file: StoredFile, *, options: ReadOptions, piece_bytes: int) -> list[Piece] | ValueError:
+    if hub.is_shard(file):
+        return [Piece(file, name, 0)]
     try:
         with UnpackedFile(file) as content:
             kind, size = kind_of(content), file.num_bytes

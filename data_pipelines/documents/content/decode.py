@@ -20,8 +20,8 @@ _NO_CHARACTER = re.compile("[\x00-\x06\x0e-\x1a\x1c-\x1f\ud800-\udfff]")
 _NEWLINES = re.compile(r"\r\n?")
 
 LOST_SHARE = 0.25
-"""Of the characters of a document that may be replaced. Latin-1 in place of UTF-8 costs some 3 % of German text, another
-alphabet (Windows-1251, Shift JIS) most of it."""
+"""Of the characters of a document that may be replaced. Latin-1 in place of UTF-8 costs a few in a hundred of western
+text, another alphabet (Windows-1251, Shift JIS) most of it."""
 
 T = TypeVar("T")
 

@@ -42,7 +42,7 @@ def read_tar(content: UnpackedFile, piece: Piece, options: ReadOptions, tally: T
     """Raises UndecodableError for a member that is no text, ValueError for what is damaged, cut or joined."""
     source = _Counted(content)
     try:
-        with tarfile.open(fileobj=source, mode="r|", errorlevel=2) as archive:  # pyright: ignore[reportArgumentType]
+        with tarfile.open(fileobj=source, mode="r|", errorlevel=2) as archive:  # pyright: ignore
             yield from _documents(archive, piece, Policy(options, tally))
             _check_end(archive.offset, source, content)
     except tarfile.TarError as error:

@@ -75,7 +75,7 @@ def test_sources_in_a_file_of_ones_own_are_all_sources(tmp_path: Path) -> None:
         mine="defaults: [first]\ndata: {sources: {web: {glob: mine}}}",
     )
     found = data(f'hydra.searchpath=["{tmp_path}"]', "experiment=mine")["sources"]
-    assert found == {"web": {"glob": "mine", "text_key": "text"}}
+    assert found == {"web": {"glob": "mine", "text_key": "text", "undecodable": "error"}}
 
 
 def write_experiments(folder: Path, **texts: str) -> None:
@@ -139,7 +139,7 @@ def test_a_run_that_began_before_the_word_was_there_is_the_same_run() -> None:
 
 def test_sources_in_braces_are_all_sources() -> None:
     sources = data(*FILES, "data.sources={mine: {glob: 'mine/*.txt'}}")["sources"]
-    assert sources == {"mine": {"glob": "mine/*.txt", "text_key": "text"}}
+    assert sources == {"mine": {"glob": "mine/*.txt", "text_key": "text", "undecodable": "error"}}
 
 
 def test_phases_are_those_that_were_given() -> None:
