@@ -62,9 +62,10 @@ class FileSource:
     """Documents in files."""
 
     glob: str
-    """Files of the source: a local pattern, any fsspec URI (`s3://bucket/web/**/*.jsonl.gz`), a folder saved by Hugging Face
-    `datasets`, or a data set by name (`datasets://NAME?name=CONFIG&split=train`). Each is read as what it is by
-    its content: JSONL, Parquet, Arrow, a tar of text, or UTF-8 text; packed (.gz, .bz2, .xz, .zst) or not."""
+    """Files of the source: a local pattern, any fsspec URI (`s3://bucket/web/**/*.jsonl.gz`), a folder saved by
+    `datasets` of Hugging Face, or a data set by name (`datasets://NAME?name=CONFIG&split=train`). Each file is read as
+    what it is by its content: JSONL, Parquet, Arrow, a tar of text, or UTF-8 text; packed (.gz, .bz2, .xz, .zst) or
+    not."""
     text_key: str = "text"
     """Field or column that holds the text; `a.b` is field b of a."""
     undecodable: Undecodable = "error"
