@@ -168,3 +168,21 @@ def test_the_fingerprint_follows_files_and_settings(tmp_path: Path):
     assert files_fingerprint({"s": FileSource(glob=f"{tmp_path}/*.txt", text_key="body")}) != before
     (tmp_path / "a.txt").write_text("first, changed")
     assert files_fingerprint(sources) != before
+
+
+def test_what_is_left_out_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "good"}\n{\n{"text": null}\n')
+    read = files_corpus({"web": FileSource(glob=f"{tmp_path}/*.jsonl", undecodable="skip")})["web"]
+    assert [*read()] == [*read()] == [Document("x.jsonl:1", "good")]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "data.sources.web: 1 documents, 2 left out as undecodable"
+    assert [line.partition(":")[0] for line in said[1:]] == ["  left out", "  left out"]
+
+
+def test_the_fingerprint_follows_what_becomes_of_the_undecodable(tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    made = {
+        files_fingerprint({"s": FileSource(glob=f"{tmp_path}/*.txt", undecodable=value)})
+        for value in ("error", "skip", "replace")
+    }
+    assert len(made) == 3

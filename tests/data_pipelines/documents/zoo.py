@@ -11,6 +11,7 @@ import random
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -40,7 +41,8 @@ Outcome = dict[str, str] | Left | Mended | str
 """Documents (what follows the file's name in theirs -> text), or words of the refusal."""
 
 
-class Animal(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Animal:
     """A file, and what it is with each value of `undecodable`; None: the same as with `error`."""
 
     name: str
