@@ -2,7 +2,8 @@
 
 bz2.open and lzma.open ignore whatever follows a whole member and is none itself: all behind a damaged byte would be
 lost without a word. So would the missing end of a file that is cut by zstandard's own reader. Here both are errors, as
-they are in gzip.open. Zero bytes between and behind members are padding.
+they are in gzip.open. Zero bytes between and behind members are padding, except in
+Zstandard, which knows none.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Members(io.RawIOBase):
         self._packed = packed
         self._new = _NEW[packer]
         self._member: Any = self._new()
+        self._padding = b"" if packer == "Zstandard" else b"\0"
         self._begin = 0
         self._given = b""  # what is behind the end of the last member, read already
 
@@ -74,11 +76,11 @@ class Members(io.RawIOBase):
         return 0
 
     def _begin_next(self) -> bool:
-        rest = self._member.unused_data.lstrip(b"\0")
+        rest = self._member.unused_data.lstrip(self._padding)
         while not rest:
             if not (piece := self._packed.read(_INPUT_BYTES)):
                 return False
-            rest = piece.lstrip(b"\0")
+            rest = piece.lstrip(self._padding)
         self._begin = self._packed.tell() - len(rest)
         self._member, self._given = self._new(), rest
         return True

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, count
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from data_pipelines.documents.content.decode import Policy, Where, checked_text, decode_value
 from data_pipelines.documents.content.document import Document
@@ -57,18 +56,30 @@ def rows_from(first: int, batch: str = "") -> Iterator[str]:
 
 
 def _values(batch: pa.RecordBatch, way: tuple[str, ...]) -> Iterator[bytes | None]:
-    name, *inner = way
-    column = batch.column(name)
-    if inner:
-        column = pc.struct_field(column, inner)  # pyright: ignore[reportAttributeAccessIssue]  # made at import
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if isinstance(column, pa.DictionaryArray):
-        column = column.dictionary_decode()
-    if column.type in _AS_BYTES:
-        column = column.view(_AS_BYTES[column.type])
-    column.validate(full=True)  # else damaged offsets lead anywhere in memory
-    return (value.as_py() for value in column)
+    """Nothing is looked at before it is validated: damaged offsets and numbers lead anywhere in memory."""
+    column, *inner = way
+    array, are_there = batch.column(column), list[pa.BooleanArray]()
+    for name in inner:
+        array.validate()
+        are_there.append(array.is_valid())
+        array = array.field(name)
+    values = (value.as_py() for value in _as_bytes(array))
+    for value, *there in zip(values, *are_there, strict=True):
+        yield value if all(one.as_py() for one in there) else None
+
+
+def _as_bytes(array: pa.Array) -> pa.Array:
+    """An array of texts as the bytes that are stored, validated. Raises pyarrow's errors."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if isinstance(array, pa.DictionaryArray):
+        array.indices.validate(full=True)
+        array = pa.DictionaryArray.from_arrays(array.indices, _as_bytes(array.dictionary), safe=True)
+        return array.dictionary_decode()
+    if array.type in _AS_BYTES:
+        array = array.view(_AS_BYTES[array.type])
+    array.validate(full=True)
+    return array
 
 
 def _text(value: bytes | None, where: str, policy: Policy) -> str:

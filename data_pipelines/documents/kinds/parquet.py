@@ -48,8 +48,10 @@ def cut_parquet(content: UnpackedFile, piece_bytes: int) -> list[Cut]:
     """Row groups that follow each other, as many as `piece_bytes` hold, at least one."""
     with damage_named(content, "Parquet"):
         metadata = _open(content).metadata
-        sizes = [_stored_bytes(metadata.row_group(group)) for group in range(metadata.num_row_groups)]
-    cuts, start, size = [], 0, 0
+        unpacked = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+    # pyarrow ends the process where the sizes of single columns are damaged
+    sizes = [content.file.num_bytes * each / max(1, sum(unpacked)) for each in unpacked]
+    cuts, start, size = list[Cut](), 0, 0.0
     for group, more in enumerate(sizes):
         if size and size + more > piece_bytes:
             cuts.append((start, group))
@@ -65,6 +67,11 @@ def damage_named(content: UnpackedFile, what: str) -> Iterator[None]:
         yield
     except UndecodableError:
         raise
+    except MemoryError as error:
+        raise ValueError(
+            f"{content.file}: damaged {what} (it asks for more memory than there is); fetch the file again, or leave "
+            "it out of the pattern"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the store's
@@ -75,10 +82,6 @@ def damage_named(content: UnpackedFile, what: str) -> Iterator[None]:
 
 def _open(content: UnpackedFile) -> pq.ParquetFile:
     return pq.ParquetFile(content.stored, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
-
-
-def _stored_bytes(group: pq.RowGroupMetaData) -> int:
-    return sum(group.column(column).total_compressed_size for column in range(group.num_columns))
 
 
 PARQUET = Kind("Parquet", is_parquet, read_parquet, cut_parquet)

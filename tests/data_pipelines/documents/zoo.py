@@ -147,6 +147,9 @@ ZOO: list[Animal] = [
     Animal("cut.jsonl.zst", zst(LINES)[:-3], "damaged Zstandard (Compressed file ended before the end-of-stream"),
     Animal("second_cut.jsonl.zst", zst(LINES) + zst(LINES)[:-3], "in the member that begins at byte"),
     Animal("garbage.jsonl.zst", zst(LINES) + b"garbage", "damaged Zstandard (zstd decompressor error: Unknown frame"),
+    Animal(
+        "zeroed.jsonl.zst", zst(LINES) + bytes(40) + zst(LINES), "damaged Zstandard (zstd decompressor error: Unknown"
+    ),
     Animal("sum.jsonl.zst", flipped(CHECKED, -1 % len(CHECKED)), "Restored data doesn't match checksum"),
     Animal("not.jsonl.zst", LINES, "is Zstandard by its name, not by its first bytes"),
     Animal("cut.jsonl.gz", gzip.compress(LINES, mtime=0)[:-9], "damaged gzip (Compressed file ended before"),
