@@ -96,7 +96,7 @@ def known_by_name(suffix: str) -> str | None:
 def seven_bit_encoding(data: bytes) -> tuple[int, str] | None:
     """(byte at which another set of characters begins, encoding and what to do), for text that is ASCII by its bytes
     and is not by its meaning."""
-    if not data.isascii():
+    if not data.isascii() or (b"\x1b" not in data and b"~{" not in data):
         return None
     for switch, encoding, iconv in _SEVEN_BIT:
         if found := switch.search(data):

@@ -7,7 +7,7 @@ from itertools import chain, count
 
 import pyarrow as pa
 
-from data_pipelines.documents.content.decode import Policy, Where, checked_text, decode_value
+from data_pipelines.documents.content.decode import Policy, Where, checked_text, decode_value, has_controls
 from data_pipelines.documents.content.document import Document
 from data_pipelines.documents.content.stored import Piece
 from data_pipelines.documents.content.tally import UndecodableError
@@ -87,7 +87,7 @@ def _text(value: bytes | None, where: str, policy: Policy) -> str:
     if value is None:
         raise UndecodableError(f"{where}: expected text under {text_key!r}, got null; remove the row")
     text = decode_value(value, Where(where, of=f"of {text_key!r}"), policy)
-    return checked_text(text, where, text_key, policy)
+    return checked_text(text, where, text_key, policy) if has_controls(value) else text
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -70,11 +70,12 @@ def text_of_line(line: bytes, where: Where, policy: Policy) -> str | None:
     text = decode_lines(line, where, policy)
     if not text.strip():
         return None
-    return text_of_record(_record(text, where.document), where.document, policy)
+    is_checked = "\\u" not in text  # without escapes there is nothing in a value that is not in its line
+    return text_of_record(_record(text, where.document), where.document, policy, is_checked=is_checked)
 
 
-def text_of_record(record: Any, where: str, policy: Policy) -> str:
-    """The text of what was JSON."""
+def text_of_record(record: Any, where: str, policy: Policy, *, is_checked: bool = False) -> str:
+    """The text of what was JSON. is_checked: whether all of it is known to be characters."""
     text_key = policy.options.text_key
     if not isinstance(record, dict):
         raise UndecodableError(
@@ -88,7 +89,7 @@ def text_of_record(record: Any, where: str, policy: Policy) -> str:
     if not isinstance(text, str):
         got = _TYPE_NAMES[type(text)]
         raise UndecodableError(f"{where}: expected text under {text_key!r}, got {got}; mend the line or remove it")
-    return checked_text(text, where, text_key, policy)
+    return text if is_checked else checked_text(text, where, text_key, policy)
 
 
 def _record(line: str, where: str) -> Any:
