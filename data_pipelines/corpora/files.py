@@ -16,12 +16,16 @@ from data_pipelines.corpora.config import CorpusOptions
 from data_pipelines.documents import Document
 from data_pipelines.documents.content.tally import ReadOptions, Tally, Undecodable
 from data_pipelines.documents.find import StoredFile, find_files
-from data_pipelines.documents.pieces import read_documents
+from data_pipelines.documents.pieces import read_documents, split
 
 
 def files_corpus(sources: Mapping[str, FileSource]) -> Corpus:
-    """Raises ValueError where there is no source or a pattern matches no file."""
-    return {name: partial(_documents, name, files, sources[name].options()) for name, files in _find(sources).items()}
+    """Raises ValueError where there is no source or a pattern matches no file, and with the files that are of no kind
+    that is read: not one is read before all of them are known."""
+    found = _find(sources)
+    for name, files in found.items():
+        split(files, sources[name].options(), sys.maxsize)
+    return {name: partial(_documents, name, files, sources[name].options()) for name, files in found.items()}
 
 
 def files_fingerprint(sources: Mapping[str, FileSource]) -> str:

@@ -59,7 +59,8 @@ def read_jsonl(content: UnpackedFile, piece: Piece, options: ReadOptions, tally:
     one that lacks the field: text_key is wrong then."""
     policy = Policy(options, tally)
     for number, (offset, line) in enumerate(content.lines(piece.start, piece.stop), 1):
-        where = Where(f"{piece.file}" if piece.by_byte else f"{piece.file}, line {number}", offset, content.place)
+        place = f"line at byte {offset:,}" if piece.by_byte else f"line {number}"
+        where = Where(f"{piece.file}, {place}", offset, content.place)
         text = policy.attempt(lambda line=line, where=where: text_of_line(line, where, policy))
         if text is not None:
             yield Document(f"{piece.name}@{offset}" if piece.by_byte else f"{piece.name}:{number}", text)

@@ -186,3 +186,10 @@ def test_the_fingerprint_follows_what_becomes_of_the_undecodable(tmp_path: Path)
         for value in ("error", "skip", "replace")
     }
     assert len(made) == 3
+
+
+def test_no_file_is_read_before_all_are_known(tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    (tmp_path / "z.pdf").write_bytes(b"%PDF-1.7")
+    with pytest.raises(ValueError, match=r"z\.pdf looks like PDF, which is not read; convert it to JSONL"):
+        files_corpus({"web": FileSource(glob=f"{tmp_path}/*")})

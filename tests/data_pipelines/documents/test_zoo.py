@@ -103,6 +103,15 @@ def test_a_long_jsonl_file_is_named_by_byte_and_a_short_one_by_line(
         assert names == [*(f"long.jsonl@{at}" for at in (0, 17, 33, 50)), "short.jsonl:1", "short.jsonl:3"]
 
 
+def test_a_bad_line_of_a_long_file_is_named_by_its_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "BY_BYTE_FROM", 1)
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(LINES + b"three\n" + LINES)
+    _, second, _ = split({"long.jsonl": stored_file(str(path))}, ReadOptions(), 32)
+    with pytest.raises(ValueError, match=r"long\.jsonl, line at byte 33: not JSON \(Expecting value at character 1 of"):
+        list(read_piece(second, ReadOptions(), Tally()))
+
+
 def test_kinds_may_be_mixed_under_one_pattern(tmp_path: Path) -> None:
     for animal in READ:
         if animal.text_key == "text":
