@@ -84,7 +84,9 @@ def decode_lines(data: bytes, where: Where, policy: Policy) -> str:
             f"{where.byte(mark)} begins a byte-order mark (ef bb bf) "
             "that is not its first one, as where files were joined; remove it: sed 's/\\xef\\xbb\\xbf//g' OLD > NEW"
         )
-    return decode_value(data[start:] if start else data, where._replace(offset=where.offset + start), policy)
+    if start:
+        data, where = data[start:], where._replace(offset=start)
+    return decode_value(data, where, policy)
 
 
 def decode_value(data: bytes, where: Where, policy: Policy) -> str:

@@ -69,7 +69,7 @@ def read_jsonl(content: UnpackedFile, piece: Piece, options: ReadOptions, tally:
 def text_of_line(line: bytes, where: Where, policy: Policy) -> str | None:
     """None for an empty line."""
     text = decode_lines(line, where, policy)
-    if not text.strip():
+    if not text or text.isspace():
         return None
     is_checked = "\\u" not in text  # without escapes there is nothing in a value that is not in its line
     return text_of_record(_record(text, where.document), where.document, policy, is_checked=is_checked)
