@@ -26,6 +26,8 @@ def column_of(schema: pa.Schema, text_key: str, where: str) -> tuple[str, ...]:
 
     Raises ValueError where there is none and where it holds no text.
     """
+    if schema.names.count(text_key.partition(".")[0]) > 1:
+        raise ValueError(f"{where}: has several columns {text_key.partition('.')[0]!r}; write it anew with one")
     way = (text_key,) if text_key in schema.names else tuple(text_key.split("."))
     fields: dict[str, pa.DataType] = dict(zip(schema.names, schema.types, strict=True))
     kind = pa.null()

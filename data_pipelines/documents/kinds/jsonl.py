@@ -84,6 +84,8 @@ def text_of_record(record: Any, where: str, policy: Policy, *, is_checked: bool 
         )
     text: Any = record
     for key in [text_key] if text_key in record else text_key.split("."):
+        if text is None:
+            break
         if not isinstance(text, dict) or key not in text:
             raise ValueError(f"{where}: expected text under {text_key!r}, got {_some(record)}; set text_key")
         text = text[key]

@@ -109,6 +109,7 @@ BATCHES = {":1.1": "one", ":1.2": "zwei ü", ":2.1": "", ":2.2": "four"}
 NESTED = pa.table({"meta": [{"body": {"text": "one"}, "n": 1}, {"body": {"text": "two"}, "n": 2}], "text": [1, 2]})
 DOTTED = pa.table({"meta.text": ["one"], "meta": [{"text": "inner"}]})
 DICTIONARY = pa.table({"text": pa.array(["one", "two", "one"]).dictionary_encode()})
+TWICE = pa.table([pa.array(["one"]), pa.array(["two"])], names=["text", "text"])
 HALF_NULL = pa.table({"meta": [{"text": "one"}, None, {"text": None}]})
 BROKEN = raw([b"one", b"Gr\xc3\xbc\xc3\x9fe aus M\xfcnchen", b"a\0 text of a table", None])
 FIRST = {":1": "one"}
@@ -165,6 +166,13 @@ ZOO: list[Animal] = [
     Animal("nested.jsonl", b'{"a": {"b": "one"}}', FIRST, text_key="a.b"),
     Animal("dotted.jsonl", b'{"a": {"b": "x"}, "a.b": "one"}', FIRST, text_key="a.b"),
     Animal("not_nested.jsonl", b'{"a": "x"}', "line 1: expected text under 'a.b', got a; set text_key", text_key="a.b"),
+    Animal(
+        "half_null.jsonl",
+        b'{"a": {"b": "one"}}\n{"a": null}\n',
+        "line 2: expected text under 'a.b', got null",
+        Left(FIRST, 1),
+        text_key="a.b",
+    ),
     # JSONL with lines that are broken; a file that lacks the field has the wrong text_key
     Animal("crlf.jsonl", BOM + LINES.replace(b"\n", b"\r\n"), TWO),
     Animal(
@@ -245,6 +253,8 @@ ZOO: list[Animal] = [
         Left(FIRST, 2),
         Mended({**FIRST, ":2": "Grüße aus M\ufffdnchen", ":3": "a\ufffd text of a table"}, 2),
     ),
+    Animal("twice.parquet", parquet(TWICE), "has several columns 'text'; write it anew with one"),
+    Animal("twice.arrow", arrow(TWICE), "has several columns 'text'; write it anew with one"),
     Animal("cut.parquet", parquet(TABLE)[:-20], "damaged Parquet (Parquet magic bytes not found in footer"),
     Animal("half.parquet", parquet(TABLE)[:60] + parquet(TABLE)[-300:], "damaged Parquet ("),
     Animal(
