@@ -88,8 +88,8 @@ class PlanLoader(BaseDataLoader):
         if not self._plan.is_good_for(state_dict["plan"], state_dict["next_window"]):
             raise ValueError(
                 f"the checkpoint was trained on data plan {state_dict['plan']}, this run has plan {self._plan.hash}: "
-                "corpus, data.mix, data.skip, schedule.phases, training.seq_len or debug.seed differ for what was trained. "
-                "Restore them, or start another run.dir"
+                "corpus, data.mix, data.skip, schedule.phases, training.seq_len or debug.seed differ for what was "
+                "trained. Restore them, or start another run.dir"
             )
         self._next_window = int(state_dict["next_window"])
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from data_pipelines.plan.budgets import Mix, WhenUsedUp, budgets, fraction, mix_problems
-from data_pipelines.plan.plan import Earlier, Plan, PlanPhase, PlanSource
+from data_pipelines.plan.plan import NEWEST, Earlier, Plan, PlanPhase, PlanSource
 from data_pipelines.plan.skips import joined, skipped_before
 
 
@@ -24,13 +24,15 @@ def make_plan(
     skips: Iterable[Sequence[int]] = (),
     seq_lens: Mapping[str, int] | None = None,
     after: Plan | None = None,
+    algorithm: int = NEWEST,
 ) -> Plan:
     """Split each phase's windows over the sources by largest remainder.
 
     phases: name -> windows, in order. mix: phase -> source -> weight (any scale); without, each source has a share in
     proportion to its size. max_epochs: how often a source may be read over the whole run. skips: places [first, stop)
     to pass over. seq_lens: phase -> target tokens of its windows, where that is not seq_len. after: what a run has
-    trained already, from `cut_at`: its windows count towards the budgets, and the rest follows it.
+    trained already, from `cut_at`: its windows count towards the budgets, and the rest follows it. algorithm: of a
+    plan that a run was begun with.
     Raises ValueError for names that do not exist, for weights that are no weights, and where sources run out.
     """
     sources = sorted(sources, key=lambda source: source.name)
@@ -62,7 +64,9 @@ def make_plan(
         seq_len=seq_len,
     )
     later = [PlanPhase(name=name, counts=counts, seq_len=seq_lens.get(name)) for name, counts in rows.items()]
-    plan = Plan(seed=seed, seq_len=seq_len, block=block, sources=tuple(sources), phases=(*before, *later))
+    plan = Plan(
+        seed=seed, seq_len=seq_len, block=block, sources=tuple(sources), phases=(*before, *later), algorithm=algorithm
+    )
     return replace(plan, skips=joined(skips, plan.num_windows))
 
 
@@ -131,7 +135,7 @@ def cut_at(plan: Plan, g: int) -> Plan:
 
 def shared_windows(old: Plan, new: Plan) -> int:
     """How many of their first windows two plans have in common: 0 where they differ in what all windows hang on."""
-    if (old.seed, old.seq_len, old.block) != (new.seed, new.seq_len, new.block):
+    if any(getattr(old, field) != getattr(new, field) for field in ("seed", "seq_len", "block", "algorithm")):
         return 0
     places = 0
     for p, (one, other) in enumerate(zip(old.phases, new.phases, strict=False)):

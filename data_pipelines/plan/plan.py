@@ -6,7 +6,8 @@ A window is `seq_len` target tokens; windows are numbered g = 0, 1, 2, ... over 
        ├─ phase      by the prefix sums of the phase budgets; i = place - first place of the phase
        ├─ shuffle    i moves inside its block of `block` windows by a keyed permutation, so that the regular pattern
        │             of the next line never pins a source to one rank
-       ├─ source     by a tree of two-way splits (split.py); gives the source and how many of its windows came before
+       ├─ source     by the exact share of each in the blocks before (mixing.py); gives the source and how many of its
+       │             windows came before
        └─ index      that count, continued over phases, is epoch * W + position; each epoch reads the W windows of the
                      source in a fresh keyed permutation
 
@@ -28,11 +29,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
+from data_pipelines.plan.mixing import PhaseMix, TreeMix
 from data_pipelines.plan.prp import Permutation, derive_key
 from data_pipelines.plan.skips import Skips, skipped_before
-from data_pipelines.plan.split import Node, counts_before, descend, descend_each, tree
 
-ALGORITHM = 1  # part of the hash: a change of the order is another plan, even for the same settings
+NEWEST = 2
+"""Algorithm of new plans. It is part of the hash: a change of the order is another plan, even for the same settings.
+
+2: blocks lie at multiples of their size over the whole run, as global batches do; mixing.py shares them
+1: blocks begin anew with each phase; a tree of splits shares the windows one by one, up to 1.2 windows off
+"""
 
 
 class Window(NamedTuple):
@@ -101,18 +107,20 @@ class Plan:
     seed: int
     seq_len: int
     block: int
-    """Windows in a block of the shuffle; the first global batch is a good choice."""
+    """Windows in a block of the shuffle. Where it divides all global batches, every step ends at the edge of one."""
     sources: tuple[PlanSource, ...]
     phases: tuple[PlanPhase, ...]
     skips: Skips = ()
     """Places that are passed over."""
     continues: tuple[Earlier, ...] = ()
     """Plans that a run may have trained on before: its checkpoints are good for this one too, up to a window."""
+    algorithm: int = 1
+    """NEWEST for new plans; runs that were begun by an earlier version go on as they were begun."""
 
     @cached_property
     def hash(self) -> str:
         """32 hex digits that change with anything that changes the order or the tokens."""
-        identity = json.dumps({"algorithm": ALGORITHM, **_without_defaults(asdict(self))}, sort_keys=True)
+        identity = json.dumps(_without_defaults(asdict(self)), sort_keys=True)
         return xxhash.xxh3_128_hexdigest(identity.encode())
 
     @property
@@ -132,7 +140,9 @@ class Plan:
             raise IndexError(f"window {g:,} is outside of the plan's {self.num_windows:,} windows")
         place = self.place(g)
         p = bisect_right(self._edges, place) - 1
-        k, rank = descend(self._trees[p], self._shuffled(p, place - self._edges[p]))
+        first, end = self._block_around(p, place - self._edges[p])
+        offset = self._order_in_block(p, first, end)(place - self._edges[p] - first)
+        k, rank = self._mixes[p].pick(first, end, offset)
         epoch, index = self._read(p, k, rank)
         return Window(self.phases[p].name, self.sources[k].name, epoch, index, self.seq_len_of(p))
 
@@ -199,8 +209,8 @@ class Plan:
 
     def taken(self, p: int, n: int) -> list[int]:
         """Of each source, in the first n windows of phase p: in closed form up to a block's edge, then one by one."""
-        edge = n // self.block * self.block
-        taken = counts_before(self._trees[p], edge, len(self.sources))
+        edge = self._block_around(p, n)[0] if n < sum(self.phases[p].counts) else n
+        taken = self._mixes[p].taken(edge)
         if edge < n:
             rest = self._looked_up(np.arange(self._edges[p] + edge, self._edges[p] + n, dtype=np.uint64))
             for k, count in enumerate(np.bincount(rest.source_N, minlength=len(self.sources)).tolist()):
@@ -212,8 +222,7 @@ class Plan:
         found = Places(phase_N, *(np.empty(len(place_N), np.int64) for _ in range(3)))
         for p in np.unique(phase_N).tolist():
             of_phase = np.flatnonzero(phase_N == p)
-            i_M = self._shuffled_each(p, place_N[of_phase] - np.uint64(self._edges[p]))
-            source_M, rank_M = descend_each(self._trees[p], i_M)
+            source_M, rank_M = self._pick_each(p, place_N[of_phase] - np.uint64(self._edges[p]))
             found.source_N[of_phase] = source_M
             for k in np.unique(source_M).tolist():
                 of_source = source_M == k
@@ -221,23 +230,29 @@ class Plan:
                 found.epoch_N[of_phase[of_source]], found.index_N[of_phase[of_source]] = epoch_L, index_L
         return found
 
-    def _shuffled(self, p: int, i: int) -> int:
-        block, offset = divmod(i, self.block)
-        return block * self.block + self._order_in_block(p, block)(offset)
-
-    def _shuffled_each(self, p: int, i_N: np.ndarray) -> np.ndarray:
-        block_N, offset_N = np.divmod(i_N, np.uint64(self.block))
-        shuffled_N = np.empty_like(i_N)
+    def _pick_each(self, p: int, i_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Windows i of phase p -> (source int64 [N], which window of that source uint64 [N]), block by block."""
+        source_N, rank_N = np.empty(len(i_N), np.int64), np.empty(len(i_N), np.uint64)
+        block_N = (i_N + np.uint64(self._first_of_block(p))) // np.uint64(self.block)
         edges = [*np.flatnonzero(np.diff(block_N, prepend=block_N[:1] + np.uint64(1))).tolist(), len(i_N)]
-        for first, stop in pairwise(edges):
-            block = int(block_N[first])
-            inside = self._order_in_block(p, block).of_each(offset_N[first:stop])
-            shuffled_N[first:stop] = inside + np.uint64(block * self.block)
-        return shuffled_N
+        for start, stop in pairwise(edges):
+            first, end = self._block_around(p, int(i_N[start]))
+            offset_M = self._order_in_block(p, first, end).of_each(i_N[start:stop] - np.uint64(first))
+            source_N[start:stop], rank_N[start:stop] = self._mixes[p].pick_each(first, end, offset_M)
+        return source_N, rank_N
 
-    def _order_in_block(self, p: int, block: int) -> Permutation:
-        size = min(self.block, sum(self.phases[p].counts) - block * self.block)
-        return _order(size, self.seed, "block", p, block)
+    def _block_around(self, p: int, i: int) -> tuple[int, int]:
+        """[first, end) of the block that window i of phase p lies in, counted from the start of the phase."""
+        origin = self._first_of_block(p)
+        first = (i + origin) // self.block * self.block - origin
+        return max(0, first), min(first + self.block, sum(self.phases[p].counts))
+
+    def _first_of_block(self, p: int) -> int:
+        """Where in a block phase p begins."""
+        return self._edges[p] % self.block if self.algorithm > 1 else 0
+
+    def _order_in_block(self, p: int, first: int, end: int) -> Permutation:
+        return _order(end - first, self.seed, "block", p, (first + self._first_of_block(p)) // self.block)
 
     def _read(self, p: int, k: int, rank: int) -> tuple[int, int]:
         """The rank-th window of source k in phase p -> (epoch, its index)."""
@@ -307,8 +322,7 @@ class Plan:
         phase = self.phases[p]
         if phase.cut is None:
             return phase.counts
-        edge = min(-(-phase.cut // self.block) * self.block, sum(phase.counts))
-        return counts_before(self._trees[p], edge, len(self.sources))
+        return self._mixes[p].taken(self._block_around(p, phase.cut - 1)[1])
 
     @property
     def used_up(self) -> list[int]:
@@ -316,8 +330,9 @@ class Plan:
         return self._starts[-1]
 
     @cached_property
-    def _trees(self) -> list[Node]:
-        return [tree([(count, k) for k, count in enumerate(phase.counts) if count]) for phase in self.phases]
+    def _mixes(self) -> list[PhaseMix | TreeMix]:
+        kind = PhaseMix if self.algorithm > 1 else TreeMix
+        return [kind(phase.counts, self.block) for phase in self.phases]
 
 
 def _without_defaults(plan: dict[str, Any]) -> dict[str, Any]:
