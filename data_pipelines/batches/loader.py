@@ -85,11 +85,11 @@ class PlanLoader(BaseDataLoader):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on after the window that was served last. Raises ValueError for the state of another plan."""
-        if state_dict["plan"] != self._plan.hash:
+        if not self._plan.is_good_for(state_dict["plan"], state_dict["next_window"]):
             raise ValueError(
                 f"the checkpoint was trained on data plan {state_dict['plan']}, this run has plan {self._plan.hash}: "
-                "corpus, data.mix, schedule.phases, training.seq_len or debug.seed differ. Restore them, or start "
-                "another run.dir"
+                "corpus, data.mix, data.skip, schedule.phases, training.seq_len or debug.seed differ for what was "
+                "trained. Restore them, or start another run.dir"
             )
         self._next_window = int(state_dict["next_window"])
 
@@ -101,7 +101,7 @@ class PlanLoader(BaseDataLoader):
     def _read(self, g: int) -> tuple[int, Window]:
         """(its hash, window g)."""
         place = self._plan.window(g)
-        source, seq_len = self._sources[place.source], self._plan.seq_len
+        source, seq_len = self._sources[place.source], place.seq_len
         tokens = read_window(source, place.index, seq_len, self._vocab_size)
         edges = source.window_edges(place.index, seq_len) if self._intra_document else []
         return window_hash(g, tokens), split_window(tokens, edges)

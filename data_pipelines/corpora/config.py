@@ -8,12 +8,13 @@ DataOptions            any data
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from data_pipelines.corpora import Corpus
+from data_pipelines.plan.budgets import WhenUsedUp
 
 Weights = dict[str, float]
 """Source name -> weight, on any scale."""
@@ -28,6 +29,15 @@ class DataOptions(ABC):
     too, is for one phase or one source: a curriculum whose weights were forgotten would be none."""
     max_epochs: Annotated[float, Field(gt=0)] | None = None
     """How often a source may be read over the whole run; null for no limit."""
+    when_used_up: WhenUsedUp = "error"
+    """What becomes of windows that a source cannot give by max_epochs: `error`, or `redistribute`, which takes them
+    from the other sources of the phase by their weights, and says so."""
+    skip: list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]] = field(default_factory=list)
+    """Windows [first, end) of the plan's order that are passed over, such as those around a spike of the loss. May grow
+    while a run goes on, by windows that it has not trained yet; the run ends as many windows earlier."""
+    edit: Literal["refuse", "append"] = "refuse"
+    """What becomes of another `mix`, or other `schedule.phases`, in a run that has begun: refused, or used from its
+    last checkpoint on (`append`). What was trained stays as it was; see python -m data_pipelines.diff."""
     intra_document: bool = True
     """Attention and positions restart at each document, and no label crosses an edge. A window that begins in the
     middle of a document starts at position 0 too. Trinity Large: on. Trinity Nano and Mini: off."""

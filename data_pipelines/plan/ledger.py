@@ -11,17 +11,11 @@ Ledger: TypeAlias = dict[str, dict[str, int]]
 
 
 def ledger(plan: Plan, num_windows: int) -> Ledger:
-    """Target tokens in windows 0 .. num_windows - 1.
-
-    The closed form of the plan holds at the edges of its blocks; the rest of a block is looked up window by window.
-    """
-    edge = plan.block_edge(num_windows)
-    counts = plan.counts(edge)
-    for g in range(edge, num_windows):
-        window = plan.window(g)
-        counts[window.phase][window.source] += 1
+    """Target tokens in windows 0 .. num_windows - 1; what is skipped is in none of them."""
+    lengths = {phase.name: plan.seq_len_of(p) for p, phase in enumerate(plan.phases)}
     return {
-        phase: {source: count * plan.seq_len for source, count in sources.items()} for phase, sources in counts.items()
+        phase: {source: count * lengths[phase] for source, count in sources.items()}
+        for phase, sources in plan.counts(num_windows).items()
     }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import xxhash
 
 ROUNDS = 8  # 4 are enough for statistics indistinguishable from random (levanter, grain); 8 is grain's advice
@@ -30,7 +31,8 @@ def derive_key(seed: int, *parts: str | int) -> int:
 
 
 class Permutation:
-    """A bijection of range(n), chosen by a 64-bit key; `permutation(i)` takes about 10 microseconds at any n."""
+    """A bijection of range(n), chosen by a 64-bit key. `permutation(i)` takes about 10 microseconds at any n, `of_each`
+    0.2 for each of many."""
 
     __slots__ = ("_a", "_b", "_keys", "n")
 
@@ -49,6 +51,22 @@ class Permutation:
             i = self._encrypt(i)
         return i
 
+    def of_each(self, i_N: np.ndarray) -> np.ndarray:
+        """The permutation of many, uint64 [N], 0 <= i < n each."""
+        i_N = self._encrypt_each(i_N)
+        while (outside_N := i_N >= np.uint64(self.n)).any():
+            i_N[outside_N] = self._encrypt_each(i_N[outside_N])
+        return i_N
+
+    def _encrypt_each(self, i_N: np.ndarray) -> np.ndarray:
+        a, b, golden = np.uint64(self._a), np.uint64(self._b), np.uint64(_GOLDEN)
+        keys = [np.uint64(key) for key in self._keys]
+        left_N, right_N = np.divmod(i_N, b)
+        for r in range(0, ROUNDS, 2):
+            left_N = _sum_modulo(left_N, _mix_each(keys[r] + right_N * golden), a)
+            right_N = _sum_modulo(right_N, _mix_each(keys[r + 1] + left_N * golden), b)
+        return left_N * b + right_N
+
     def _encrypt(self, i: int) -> int:
         a, b, keys = self._a, self._b, self._keys
         left, right = divmod(i, b)
@@ -64,3 +82,16 @@ def _mix(z: int) -> int:
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
     return z ^ (z >> 31)
+
+
+def _mix_each(z_N: np.ndarray) -> np.ndarray:
+    """`_mix` of many, uint64 [N], whose arithmetic is modulo 2^64 by itself."""
+    z_N = (z_N ^ (z_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z_N = (z_N ^ (z_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z_N ^ (z_N >> np.uint64(31))
+
+
+def _sum_modulo(x_N: np.ndarray, y_N: np.ndarray, n: np.uint64) -> np.ndarray:
+    """(x + y) mod n for x < n < 2^63, where x + y itself may not fit into 64 bits."""
+    total_N = x_N + y_N % n
+    return np.where(total_N >= n, total_N - n, total_N)

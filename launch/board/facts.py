@@ -180,7 +180,7 @@ def _timeline(settings: dict[str, Any], problems: list[str]) -> Timeline | None:
         return None
     try:
         schedule = TypeAdapter(ScheduleConfig).validate_python(settings["schedule"])
-        return Timeline(schedule, settings["training"]["seq_len"])
+        return Timeline(schedule, settings["training"]["seq_len"], settings.get("data", {}).get("skip", ()))
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         problems.append(f"config.yaml: its schedule cannot be read ({type(error).__name__})")
         return None

@@ -19,7 +19,7 @@ from data_pipelines.shards.source import TokenSource
 from launch.checks.base import Finding, Subject, fail, failures, ok, warning
 from launch.checks.storage import probe_folder
 from train.checkpoint.commits import committed_steps
-from train.loop.data import build_plan, held_out
+from train.loop.data import held_out, plan_of_run
 
 SAMPLE_SECONDS = 3.0
 """For reading tokens; `python -m data_pipelines.verify` reads all of them."""
@@ -106,7 +106,7 @@ def _sample(sources: Mapping[str, TokenSource], seq_len: int) -> Iterator[Findin
 def _budget(subject: Subject, sources: Mapping[str, TokenSource]) -> Iterator[Finding]:
     run = subject.run
     try:
-        plan = build_plan(run.data, sources, run.timeline, seed=run.seed)
+        plan = plan_of_run(run, sources)
     except ValueError as error:
         yield from failures(error, "change data.mix, data.max_epochs or schedule.phases")
         return

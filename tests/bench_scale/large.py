@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from data_pipelines.plan.plan import Plan, PlanSource, make_plan
+from data_pipelines.plan.make_plan import make_plan
+from data_pipelines.plan.plan import Plan, PlanSource
 from data_pipelines.settings.compose import compose
 from train.afmoe.decoder import Afmoe
 from train.afmoe.init import initialize_parameters_

@@ -9,7 +9,9 @@ closely: whoever adds a balance rule or an optimizer need not come here, as thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 BOUND = (
     # the model; its name is a label, its attention and its dispatcher are kernels
@@ -48,6 +50,7 @@ BOUND = (
     "data.kind",
     "data.mix*",
     "data.max_epochs",
+    "data.when_used_up",
     "data.intra_document",
     "data.vocab_size",
     "data.tokenizer",
@@ -113,13 +116,24 @@ FREE = (
     "metrics.*",
     "watchdog.*",
     "cluster.*",  # where ranks run, and for how long
+    "data.skip*",  # whether it is possible is known by the plan and by what was trained (train/loop/data.py)
+    "data.edit",
     "data.tokenizer_may_differ",  # of the first start only, as checkpoint.initial_load_*
 )
+
+
+EDITABLE = ("data.mix*", "schedule.phases*")
+"""What data.edit=append lets a run go on with."""
 
 
 def is_bound(path: str) -> bool:
     """Whether another value would make another run. An unknown setting does: better refused than mixed up."""
     return _closeness(path, BOUND) >= _closeness(path, FREE)
+
+
+def is_edited(path: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a bound setting may differ, since the run says that its plan is edited from here on."""
+    return settings["data"].get("edit") == "append" and _closeness(path, EDITABLE) > 0
 
 
 def is_classified(path: str) -> bool:

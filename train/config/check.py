@@ -23,7 +23,8 @@ def check(settings: dict[str, Any]) -> Run:
     timeline = None
     if {"schedule", "training"} <= sections.keys():
         try:
-            timeline = Timeline(sections["schedule"], sections["training"].seq_len)
+            skips = sections["data"].skip if "data" in sections else ()
+            timeline = Timeline(sections["schedule"], sections["training"].seq_len, skips)
         except ValueError as error:
             problems.append(f"schedule: {error}")
     _refuse(problems + broken_rules(sections, settings))

@@ -17,7 +17,7 @@ from data_pipelines.base.files import write_whole
 from data_pipelines.base.rank import is_rank_0
 from train.checkpoint.commits import committed_steps
 from train.checkpoint.rewind import needs_rewind
-from train.config.binding import is_bound
+from train.config.binding import is_bound, is_edited
 from train.config.full import completed, read_stored, with_mix
 from train.config.run import Run
 from train.metrics.jsonl import CUT, FILE_NAME, read_rows
@@ -140,7 +140,7 @@ def _check_same_run(stored: Any, settings: dict[str, Any], run_dir: Path) -> Non
         f"{path}: is {new!r} now, but the run in {run_dir} was started with {old!r}; "
         "put it back to go on with that run, or choose another run.dir (or run.name)"
         for path, old, new in changes(with_mix(stored), with_mix(settings))
-        if is_bound(path)
+        if is_bound(path) and not is_edited(path, settings)
     ]
     if problems:
         raise ConfigError(problems)

@@ -27,7 +27,14 @@ from train.config.run import Run
 from train.formats.hf_folder import CONFIG
 from train.formats.hf_names import hf_config
 from train.formats.hf_write import json_text, token_ids_of
-from train.loop.data import DataTokenizer, build_plan, check_same_text, check_tokenizer, held_out
+from train.loop.data import (
+    DataTokenizer,
+    check_same_text,
+    check_tokenizer,
+    held_out,
+    plan_of_run,
+    redistribution_notes,
+)
 from train.loop.rates import TimelineSchedule
 from train.loop.trainer import Trainer
 from train.loss.cross_entropy import CrossEntropyZLoss
@@ -47,9 +54,11 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
     check_tokenizer(prepared, run.model)
     if (note := compare_tokenizers(run, Path(prepared.tokenizer_dir))) and is_rank_0():
         print(f"train: {note}", flush=True)
-    plan = build_plan(run.data, opened.train, run.timeline, seed=run.seed)
+    plan = plan_of_run(run, opened.train)
+    for note in redistribution_notes(run.data, plan) if is_rank_0() else []:
+        print(f"train: {note}", flush=True)
     held_out_hashes = {name: source.manifest.fingerprint for name, source in opened.held_out.items()}
-    check_same_text(run.run_dir, plan, held_out_hashes)
+    check_same_text(run, plan, held_out_hashes)
     return Trainer.Config(
         run=run,
         wish=wish,

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from data_pipelines.plan.ramp import Ramp, Stage
+from data_pipelines.plan.skips import joined, skipped_before
 from train.schedule.config import ScheduleConfig
 
 
@@ -52,6 +54,8 @@ class Timeline:
     schedule: ScheduleConfig
     seq_len: int
     """Target tokens in a window."""
+    skips: Sequence[Sequence[int]] = ()
+    """Windows [first, end) of the budgets that are passed over: data.skip."""
     phase_windows: tuple[int, ...] = field(init=False)
     """Windows of each phase: budgets rounded so that every edge is exact to one window."""
     num_steps: int = field(init=False)
@@ -65,12 +69,13 @@ class Timeline:
         phase_windows = tuple(end - start for start, end in pairwise(edges))
         if min(phase_windows) < 1:
             raise ValueError(f"every phase needs at least one window of {self.seq_len} tokens, got {phase_windows}")
-        num_windows = edges[-1] - edges[-1] % self.quantum
+        object.__setattr__(self, "phase_windows", phase_windows)
+        num_windows = edges[-1] - self._skipped_before(edges[-1])
+        num_windows -= num_windows % self.quantum
         if num_windows < 1:
             raise ValueError(
                 f"{edges[-1]} windows do not fill one step of {self.schedule.batch[0].sequences} sequences"
             )
-        object.__setattr__(self, "phase_windows", phase_windows)
         object.__setattr__(self, "num_windows", num_windows)
         ramp = Ramp(stages=tuple(self._lay_stages(num_windows)), num_windows=num_windows)
         object.__setattr__(self, "ramp", ramp)
@@ -84,13 +89,17 @@ class Timeline:
     @property
     def phase_edges(self) -> tuple[int, ...]:
         """First window after each phase."""
-        return tuple(accumulate(self.phase_windows))
+        return tuple(edge - self._skipped_before(edge) for edge in accumulate(self.phase_windows))
 
     @property
     def phase_end_steps(self) -> dict[int, str]:
         """The step that finishes each phase -> the phase's name."""
         edges = [min(edge, self.num_windows) for edge in self.phase_edges]
         return {self.step_of(edge - 1): phase.name for edge, phase in zip(edges, self.schedule.phases, strict=True)}
+
+    def _skipped_before(self, edge: int) -> int:
+        """Windows of the first `edge` of the budgets that are passed over."""
+        return skipped_before(joined(self.skips, sum(self.phase_windows)), edge)
 
     @property
     def ramp_steps(self) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ COMMANDS = (
     "data_pipelines.tokenize",
     "data_pipelines.verify",
     "data_pipelines.explain",
+    "data_pipelines.diff",
     "launch.local",
     "launch.preflight",
     "launch.submit",

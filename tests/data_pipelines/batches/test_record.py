@@ -8,7 +8,8 @@ import pytest
 
 from data_pipelines.base import files
 from data_pipelines.batches.record import FILE_NAME, read_data_record, record_data
-from data_pipelines.plan.plan import Plan, PlanSource, make_plan
+from data_pipelines.plan.make_plan import make_plan
+from data_pipelines.plan.plan import Plan, PlanSource
 from data_pipelines.plan.ramp import Ramp, Stage
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared, ShardSource

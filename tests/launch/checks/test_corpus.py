@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from data_pipelines.batches.record import record_data
-from data_pipelines.plan.plan import PlanSource, make_plan
+from data_pipelines.plan.make_plan import make_plan
+from data_pipelines.plan.plan import PlanSource
 from data_pipelines.shards.manifest import FILE_NAME, Manifest
 from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.writer import ShardWriter

@@ -11,7 +11,7 @@ from torchtitan.config import TrainingConfig
 
 from data_pipelines.corpora.config import Weights
 from data_pipelines.corpora.kinds import AnyData
-from data_pipelines.plan.plan import mix_problems
+from data_pipelines.plan.budgets import mix_problems
 from train.afmoe.config import ModelConfig
 from train.schedule.config import ScheduleConfig
 
