@@ -113,6 +113,8 @@ FREE = (
     "metrics.*",
     "watchdog.*",
     "cluster.*",  # where ranks run, and for how long
+    "data.read_ahead",  # when, not what
+    "data.readers",
     "data.tokenizer_may_differ",  # of the first start only, as checkpoint.initial_load_*
 )
 
