@@ -16,6 +16,7 @@ if __name__ == "__main__":
     end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
 
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -163,7 +164,7 @@ def _nothing() -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise ValueError(text)
+        raise ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
     return int(text)
 
 

@@ -79,9 +79,8 @@ def test_the_text_is_marked_where_the_window_begins_and_ends(
 ):
     encoder = TextEncoder(tokenizer_dir)
     documents = list(encoder.encode(["the cat sat on the mat", "x = 7\nif x > 3:", "the log and the dog"]))
-    prepared = Prepared(
-        tokenizer_dir=str(tokenizer_dir), sources={"web": ShardSource(train=make_shards("w", documents))}
-    )
+    web = ShardSource(train=make_shards("w", documents))
+    prepared = Prepared(tokenizer_dir=str(tokenizer_dir), sources={"web": web})
     plan = plan_of(prepared, mix=None)
     record_data(tmp_path, plan, prepared, TIMELINE.ramp)
     assert main([str(tmp_path), "--step", "1", "--text"]) == 0

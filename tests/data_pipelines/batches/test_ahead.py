@@ -32,7 +32,10 @@ def test_what_is_expected_is_read_before_it_is_asked_for_and_nothing_twice() -> 
 
 
 def test_what_was_not_expected_is_read_all_the_same() -> None:
-    ahead = ReadAhead(lambda number: -number)
+    def negated(number: int) -> int:
+        return -number
+
+    ahead = ReadAhead(negated)
     ahead.get(1, then=[2, 3])
     assert ahead.get(7, then=[8]) == -7
     assert ahead.get(3, then=[]) == -3
