@@ -154,24 +154,23 @@ class PlanLoader(BaseDataLoader):
     def _read_microbatch(self, microbatch: Microbatch) -> Read:
         """This rank's part. Whole, pinned where there is CUDA: nothing is left to be done when it is asked for."""
         first, rows = microbatch
-        digest, tokens, windows = 0, self._no_tokens(), []
-        for g in range(first + self._rank * rows, first + (self._rank + 1) * rows):
+        digest, tokens = 0, self._no_tokens()
+        parts = torch.empty((3, rows, self._plan.seq_len), dtype=torch.int64, pin_memory=self._pins)
+        out = parts.numpy()
+        for row, g in enumerate(range(first + self._rank * rows, first + (self._rank + 1) * rows)):
             place = self._plan.window(g)
-            window_digest, window = self._read(g, place)
+            window_digest, window = self._read(g, place, out[:, row])
             digest += window_digest
             tokens[self._cells[place.phase, place.source]] += len(window[0])
-            windows.append(window)
-        inputs, labels = stack(windows)
-        if self._pins:
-            inputs, labels = {name: tensor.pin_memory() for name, tensor in inputs.items()}, labels.pin_memory()
-        return Read((inputs, labels), digest % 2**64, tokens)
+        inputs, positions, labels = parts
+        return Read(({"input": inputs, "positions": positions}, labels), digest % 2**64, tokens)
 
-    def _read(self, g: int, place: Place) -> tuple[int, Window]:
-        """(its hash, window g)."""
+    def _read(self, g: int, place: Place, out: np.ndarray) -> tuple[int, Window]:
+        """(its hash, window g), written into `out`, int64 [3, L]."""
         source, seq_len = self._sources[place.source], self._plan.seq_len
         tokens = self._tokens_of(place)
         edges = source.window_edges(place.index, seq_len) if self._intra_document else []
-        return window_hash(g, tokens), split_window(tokens, edges)
+        return window_hash(g, tokens), split_window(tokens, edges, out)
 
     def _tokens_of(self, place: Place) -> np.ndarray:
         return read_window(self._sources[place.source], place.index, self._plan.seq_len, self._vocab_size)
