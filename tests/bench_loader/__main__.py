@@ -3,8 +3,8 @@
     python -m tests.bench_loader --megatron ENV/bin/python --streaming OTHER/bin/python
 
 The same documents in windows of 8,192 tokens, batches of 4, files in the page cache, one core and two. Each library
-runs in processes of the interpreter that has it (default: this one), with each number of workers that may be best, in turn
-with the others; the best of all its runs counts. Ends with 1 where ours is less than twice as fast as one of them.
+runs in processes of the interpreter that has it (default: this one), with each number of workers that may be best, in
+turn with the others; the best of all its runs counts. Ends with 1 where ours is less than twice as fast as one of them.
 """
 
 from __future__ import annotations
