@@ -84,7 +84,8 @@ def main(arguments: list[str]) -> int:
     for contender in there:
         cells = [f"{speeds[contender, cores] / 1e6:.1f}" for cores in (1, 2)]
         factors = [speeds[ours, cores] / max(speeds[contender, cores], 1.0) for cores in (1, 2)]
-        lines.append((contender.name, *cells, "" if contender == ours else f"{factors[0]:.1f} x, {factors[1]:.1f} x"))
+        faster = "" if contender == ours else f"{factors[0]:.1f} x, {factors[1]:.1f} x"
+        lines.append((contender.name, cells[0], cells[1], faster))
     print(*aligned(lines, words={0}), sep="\n")
     others = [(contender, cores) for contender, cores in speeds if contender != ours]
     return int(any(speeds[ours, cores] < BOUND * speeds[contender, cores] for contender, cores in others))

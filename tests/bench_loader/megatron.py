@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
-from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
-from megatron.core.datasets.utils import Split
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig  # type: ignore[import-not-found]
+from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder  # type: ignore[import-not-found]
+from megatron.core.datasets.utils import Split  # type: ignore[import-not-found]
 from torch.utils.data import DataLoader
 
 from tests.bench_loader.corpus import BATCH, EOS, SEQ_LEN, VOCAB_SIZE, documents, tokens_per_second, use_cores, warm

@@ -12,6 +12,7 @@ import random
 import threading
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from data_pipelines.batches.account import Account, account_problems, open_account
@@ -80,7 +81,7 @@ class Cluster:
                 for row in range(rows):
                     served += b"".join(t[row].numpy().tobytes() for t in (*inputs.values(), labels))
         digest = sum(loader.pop_digest() for loader in self.loaders) % 2**64
-        tokens = sum(loader.pop_tokens() for loader in self.loaders)
+        tokens = np.sum([loader.pop_tokens() for loader in self.loaders], axis=0)
         next_window = self.loaders[0].next_window
         self.account = self.account.add(step.number, f"{digest:016x}", tokens.tolist(), next_window)
         assert not account_problems(self.account, self.plan, step=step.number, next_window=next_window)
