@@ -10,5 +10,6 @@
     base/         what every command stands on: composing, sections, errors, files that are whole
 
 Files are commands: `prepare` makes a corpus ready, `tokenize` files, `verify` reads every byte, `explain` tells what a
-step was trained on, `audit` whether all steps were trained on what the plan says, `show` draws it. Preparing is done once; everything after it is a pure function of the window number.
+step was trained on, `audit` whether all steps were trained on what the plan says, `show` draws it. Preparing is done
+once; everything after it is a pure function of the window number.
 """
