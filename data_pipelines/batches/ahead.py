@@ -28,7 +28,8 @@ class ReadAhead(Generic[K, T]):
         self._expected: dict[K, _Job[K, T]] = {}
 
     def get(self, key: K, *, then: Sequence[K]) -> T:
-        """What is read of `key`; meanwhile `then` is read, in the expectation that it is asked for next.
+        """What is read of `key`; meanwhile `then` is read, in the expectation that it is asked for next: all of it, once
+        half of it has been asked for.
 
         What was expected before and is not in `then` is dropped. Raises what `read` raised for `key`, and RuntimeError
         where no reader is left to read it.
@@ -36,9 +37,11 @@ class ReadAhead(Generic[K, T]):
         job = self._expected.pop(key, None) or self._submit(key)
         for other in self._expected.keys() - set(then):
             self._expected.pop(other).is_wanted = False
-        for other in then:
-            if other not in self._expected:
-                self._expected[other] = self._submit(other)
+        # Not one for each that is taken: a reader that begins takes the interpreter from the thread that trains.
+        if len(self._expected) <= len(then) // 2:
+            for other in then:
+                if other not in self._expected:
+                    self._expected[other] = self._submit(other)
         while not job.is_done.wait(LOOK_EVERY_S):
             if not all(thread.is_alive() for thread in self._threads) and not job.is_done.is_set():
                 # a fork takes no threads along, and one that is gone would be waited for without end
