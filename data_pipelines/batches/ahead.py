@@ -28,7 +28,7 @@ class ReadAhead(Generic[K, T]):
         self._expected: dict[K, _Job[K, T]] = {}
 
     def get(self, key: K, *, then: Sequence[K]) -> T:
-        """What is read of `key`; meanwhile `then` is read, in the expectation that it is asked for next: all of it, once
+        """What is read of `key`; meanwhile `then` is read, in the expectation that it is asked for next: all, once
         half of it has been asked for.
 
         What was expected before and is not in `then` is dropped. Raises what `read` raised for `key`, and RuntimeError
