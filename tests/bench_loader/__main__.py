@@ -20,7 +20,7 @@ from data_pipelines.base.command import aligned, command_parser, run_command
 
 ROOT = Path(__file__).parents[2]
 NUM_TOKENS = 32_000_000
-ROUNDS = 3
+ROUNDS = 2
 BOUND = 2.0
 
 
