@@ -1,6 +1,7 @@
 """Which documents, sources and phase were in a step of a run?
 
     python -m data_pipelines.explain runs/smoke --step 41
+    python -m data_pipelines.explain runs/smoke --step 41 --text
 
 Works from plan.json in the run's folder: the plan is a pure function, so nothing was logged for this. Where
 metrics.jsonl has the step, the digest of the tokens found is compared with the one that training recorded.
@@ -13,7 +14,6 @@ from data_pipelines.base.signals import end_on_signals
 if __name__ == "__main__":
     end_on_signals("")  # before the imports that take time: Ctrl-C is one line from now on
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -21,12 +21,15 @@ from pathlib import Path
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, answers_errors
 from data_pipelines.batches.record import DataRecord, read_data_record
+from data_pipelines.batches.rows import data_rows
 from data_pipelines.batches.windows import window_hash
 from data_pipelines.plan.ledger import ledger, passes
 from data_pipelines.plan.plan import Plan
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.reader import open_part
 from data_pipelines.shards.source import TokenSource
+from data_pipelines.tokenizer.encoder import TextEncoder
+from data_pipelines.tokenizer.file import file_hash
 
 
 class DigestError(ValueError):
@@ -70,25 +73,22 @@ def step_digest(plan: Plan, sources: Mapping[str, TokenSource], windows: range) 
     return sum(window_hash(g, sources[w.source].window(w.index, plan.seq_len)) for g, w in places) % 2**64
 
 
-def recorded_digest(run_dir: Path, step: int) -> int | None:
-    """batch_digest of the step in metrics.jsonl; the last line counts, since a resumed run may repeat steps.
-
-    None where it has no such step. Raises DataError for a line that is no row.
-    """
-    path = run_dir / "metrics.jsonl"
-    # what is no UTF-8 is no row, as train/metrics/jsonl.py has it
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    lines = text.split("\n")[:-1]  # without the one that is being written
-    found = None
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            found = int(row["batch_digest"], 16) if row.get("step") == step else found
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-            raise DataError(
-                f"{path}, line {number}: not the row of a step ({error!r}); restore the file from a copy"
-            ) from error
-    return found
+def explain_text(plan: Plan, sources: Mapping[str, TokenSource], g: int, encoder: TextEncoder) -> Iterator[str]:
+    """Lines with the text of global window `g`, document by document, marked where the window begins and ends."""
+    window = plan.window(g)
+    source = sources[window.source]
+    tokens = source.window(window.index, plan.seq_len)[: plan.seq_len]
+    inside = source.window_edges(window.index, plan.seq_len)
+    edges = [0, *inside[inside < plan.seq_len].tolist(), plan.seq_len]
+    start = window.index * plan.seq_len
+    begins_inside = start > 0 and not len(source.document_ends(start - 1, start + 1))
+    ends_inside = not len(source.document_ends(start + plan.seq_len - 1, start + plan.seq_len + 1))
+    yield "  >>> the window begins" + (" inside of a document" if begins_inside else "")
+    for number, (first, end) in enumerate(pairwise(edges)):
+        if number:
+            yield "  --- next document"
+        yield from (f"  | {line}" for line in encoder.decode(tokens[first:end].tolist()).split("\n"))
+    yield "  <<< the window ends" + (" inside of a document" if ends_inside else "")
 
 
 def explain_ledger(plan: Plan, num_windows: int) -> Iterator[str]:
@@ -105,26 +105,38 @@ def main(arguments: list[str]) -> int:
     parser = command_parser("python -m data_pipelines.explain", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
     parser.add_argument("--step", required=True, type=int, metavar="N", help="number of the step, from 1")
+    parser.add_argument("--text", action="store_true", help="print the text of each window too")
     args = parser.parse_args(arguments)
-    return explain(args.run, args.step)
+    return explain(args.run, args.step, text=args.text)
 
 
-def explain(run_dir: Path, number: int) -> int:
+def open_encoder(record: DataRecord) -> TextEncoder:
+    """The tokenizer of the run. Raises DataError where it is another now: its text would be made up."""
+    folder = Path(record.prepared.tokenizer_dir)
+    if not folder.is_dir() or file_hash(folder) != record.tokenizer_hash:
+        raise DataError(f"{folder}: the tokenizer that the run was started with is not there any more; put it back")
+    return TextEncoder(folder, quiet=True)
+
+
+def explain(run_dir: Path, number: int, *, text: bool = False) -> int:
     """Prints the documents of step `number`. Raises DataError or DigestError where its data are not what they were."""
     record = read_data_record(run_dir)
     plan, windows = record.plan, record.ramp.windows(number)
     sources = open_sources(record)
+    encoder = open_encoder(record) if text else None
     for g in windows:
         print(*explain_window(plan, sources, g), sep="\n")
+        if encoder:
+            print(*explain_text(plan, sources, g, encoder), sep="\n")
     print(*explain_ledger(plan, windows.stop), sep="\n")
-    found, recorded = step_digest(plan, sources, windows), recorded_digest(run_dir, number)
-    if recorded is None:
-        print(f"digest {found:016x}; {run_dir}/metrics.jsonl has no step {number} to compare it with")
-    elif found == recorded:
-        print(f"digest {found:016x}, the same as training recorded")
+    found, rows = f"{step_digest(plan, sources, windows):016x}", data_rows(run_dir)
+    if number not in rows:
+        print(f"digest {found}; {run_dir}/metrics.jsonl has no step {number} to compare it with")
+    elif found == rows[number].digest:
+        print(f"digest {found}, the same as training recorded")
     else:
         raise DigestError(
-            f"digest {found:016x} is not the {recorded:016x} that training recorded for step {number}: the corpus or "
+            f"digest {found} is not the {rows[number].digest} that training recorded for step {number}: the corpus or "
             f"the configuration in {run_dir} has changed since"
         )
     return 0

@@ -20,12 +20,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from data_pipelines.base.canvas import Phases
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, answers_errors
 from train.metrics.jsonl import FILE_NAME, require_rows
 from train.metrics.row import Row
 from train.metrics.soundness import check_rows
-from train.pictures.canvas import Phases
 from train.pictures.run import draw, validations
 from train.schedule.config import ScheduleConfig
 from train.schedule.timeline import Timeline

@@ -6,9 +6,9 @@ The ranks together read the same windows in any D x b, so the whole state is the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from data_pipelines.batches.ahead import ReadAhead
 from data_pipelines.batches.windows import split_window, window_hash
 from data_pipelines.plan.plan import Plan
+from data_pipelines.plan.plan import Window as Place
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.source import TokenSource
 
@@ -25,6 +26,18 @@ Window = tuple[np.ndarray, np.ndarray, np.ndarray]
 """(input, positions, labels), each int64 [L]"""
 Batch = tuple[dict[str, Tensor], Tensor]
 """({"input": int64 [B, L], "positions": int64 [B, L]}, labels int64 [B, L])"""
+Microbatch = tuple[int, int]
+"""(global number of its first window over all ranks, windows that each rank gets)"""
+
+
+class Read(NamedTuple):
+    """What a reader has made of this rank's part of a microbatch."""
+
+    batch: Batch
+    digest: int
+    """Sum of `window_hash` of its windows, modulo 2^64."""
+    tokens: np.ndarray
+    """Target tokens of each phase and source, int64 [phases, sources]."""
 
 
 class PlanLoader(BaseDataLoader):
@@ -40,6 +53,13 @@ class PlanLoader(BaseDataLoader):
         """Restart positions at document edges and mask the label that crosses one."""
         vocab_size: int
         """Rows of the model's embedding; larger ids are refused before they reach it."""
+        read_ahead: int = 8
+        """Microbatches that are read before they are asked for."""
+        readers: int = 1
+        """Threads that read."""
+        rows_at: Callable[[int, int], int] | None = None
+        """(first window of a microbatch, ranks) -> windows that each rank gets of it, so that what is read ahead is
+        right over a change of the batch; None: as many as in the one before."""
 
     def __init__(
         self, config: Config, *, dp_world_size: int, dp_rank: int, seq_len: int, local_batch_size: int, **_: Any
@@ -47,6 +67,8 @@ class PlanLoader(BaseDataLoader):
         """What else torchtitan passes (tokenizer, snapshot interval) has no meaning here."""
         if seq_len != config.plan.seq_len:
             raise ValueError(f"the plan counts windows of {config.plan.seq_len} tokens, got training.seq_len={seq_len}")
+        if any(phase.seq_len for phase in config.plan.phases):
+            raise ValueError("the plan has phases of several sequence lengths, which are planned and not yet trained")
         self._plan = config.plan
         self._sources = config.sources
         if problems := vocabulary_problems(self._sources, config.vocab_size):
@@ -58,21 +80,42 @@ class PlanLoader(BaseDataLoader):
         """Windows that each rank gets in the next microbatch; the trainer changes it where the batch ramps up."""
         self._next_window = 0
         self._digest = 0
-        self._ahead = ReadAhead(self._read)
+        self._cells = {
+            (phase, source.name): (p, s)
+            for p, phase in enumerate(config.plan.phase_names)
+            for s, source in enumerate(config.plan.sources)
+        }
+        self._tokens = self._no_tokens()
+        self._read_ahead, self._rows_at = config.read_ahead, config.rows_at
+        self._pins = torch.cuda.is_available()
+        self._ahead = ReadAhead(self._read_microbatch, readers=config.readers)
 
     def __iter__(self) -> Iterator[Batch]:
         while (end := self._next_window + self._num_ranks * self.rows) <= self._plan.num_windows:
-            read = self._ahead.get(self._windows(self._next_window), then=self._windows(end))
-            self._digest = (self._digest + sum(digest for digest, _ in read)) % 2**64
+            read = self._ahead.get((self._next_window, self.rows), then=self._following(end))
+            self._digest = (self._digest + read.digest) % 2**64
+            self._tokens += read.tokens
             # Counted before it is handed over: a checkpoint taken after this batch must not serve it again.
             self._next_window = end
-            yield stack([window for _, window in read])
+            yield read.batch
 
-    def _windows(self, first: int) -> range:
-        """This rank's part of a microbatch that begins with window `first`; empty where the plan ends before."""
-        if first + self._num_ranks * self.rows > self._plan.num_windows:
-            return range(0)
-        return range(first + self._rank * self.rows, first + (self._rank + 1) * self.rows)
+    def _following(self, first: int) -> list[Microbatch]:
+        """The microbatches from window `first` on that are to be read ahead; fewer where the plan ends before."""
+        found: list[Microbatch] = []
+        while len(found) < self._read_ahead:
+            rows = self.rows
+            if self._rows_at is not None and first < self._plan.num_windows:
+                rows = self._rows_at(first, self._num_ranks)
+            if first + self._num_ranks * rows > self._plan.num_windows:
+                break
+            found.append((first, rows))
+            first += self._num_ranks * rows
+        return found
+
+    @property
+    def plan(self) -> Plan:
+        """Which window comes when."""
+        return self._plan
 
     @property
     def next_window(self) -> int:
@@ -98,13 +141,41 @@ class PlanLoader(BaseDataLoader):
         digest, self._digest = self._digest, 0
         return digest
 
-    def _read(self, g: int) -> tuple[int, Window]:
-        """(its hash, window g)."""
-        place = self._plan.window(g)
-        source, seq_len = self._sources[place.source], place.seq_len
-        tokens = read_window(source, place.index, seq_len, self._vocab_size)
+    def pop_tokens(self) -> np.ndarray:
+        """Target tokens served since the last call, counted in what was served: int64 [phases, sources]."""
+        tokens, self._tokens = self._tokens, self._no_tokens()
+        return tokens
+
+    def digest_of(self, windows: Sequence[int]) -> int:
+        """Sum of `window_hash` of any windows, read from the shards now, modulo 2^64. Raises DataError."""
+        return sum(window_hash(g, self._tokens_of(self._plan.window(g))) for g in windows) % 2**64
+
+    def _no_tokens(self) -> np.ndarray:
+        return np.zeros((len(self._plan.phase_names), len(self._plan.sources)), np.int64)
+
+    def _read_microbatch(self, microbatch: Microbatch) -> Read:
+        """This rank's part. Whole, pinned where there is CUDA: nothing is left to be done when it is asked for."""
+        first, rows = microbatch
+        digest, tokens = 0, self._no_tokens()
+        parts = torch.empty((3, rows, self._plan.seq_len), dtype=torch.int64, pin_memory=self._pins)
+        out = parts.numpy()
+        own = range(first + self._rank * rows, first + (self._rank + 1) * rows)
+        for row, (g, place) in enumerate(zip(own, self._plan.windows(own.start, own.stop), strict=True)):
+            window_digest, window = self._read(g, place, out[:, row])
+            digest += window_digest
+            tokens[self._cells[place.phase, place.source]] += len(window[0])
+        inputs, positions, labels = parts
+        return Read(({"input": inputs, "positions": positions}, labels), digest % 2**64, tokens)
+
+    def _read(self, g: int, place: Place, out: np.ndarray) -> tuple[int, Window]:
+        """(its hash, window g), written into `out`, int64 [3, L]."""
+        source, seq_len = self._sources[place.source], self._plan.seq_len
+        tokens = self._tokens_of(place)
         edges = source.window_edges(place.index, seq_len) if self._intra_document else []
-        return window_hash(g, tokens), split_window(tokens, edges)
+        return window_hash(g, tokens), split_window(tokens, edges, out)
+
+    def _tokens_of(self, place: Place) -> np.ndarray:
+        return read_window(self._sources[place.source], place.index, self._plan.seq_len, self._vocab_size)
 
 
 def vocabulary_problems(sources: Mapping[str, TokenSource], vocab_size: int) -> list[str]:

@@ -11,6 +11,7 @@ Letters: B windows, L target tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import xxhash
@@ -18,18 +19,34 @@ import xxhash
 IGNORE = -100  # torch.nn.functional.cross_entropy's default ignore_index; torchtitan's IGNORE_INDEX
 
 
-def split_window(tokens: np.ndarray, edges: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Row = tuple[np.ndarray, np.ndarray, np.ndarray] | np.ndarray
+"""Three times int64 [L]"""
+
+
+def split_window(
+    tokens: np.ndarray, edges: Sequence[int] | np.ndarray, out: Row | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """tokens int64 [L + 1] -> (input, positions, labels), each int64 [L].
 
-    edges: every e with 0 < e <= L where tokens[e] begins a document. Without edges the window is one document, which is
-    also how a window that begins in the middle of one is treated: it starts at position 0.
+    edges: every e with 0 < e <= L where tokens[e] begins a document, ascending. Without edges the window is one
+    document, which is also how a window that begins in the middle of one is treated: it starts at position 0.
+    out: where the three are written; None: into new arrays.
     """
-    inputs, labels = tokens[:-1], tokens[1:].copy()
+    size = len(tokens) - 1
+    inputs, positions, labels = out if out is not None else np.empty((3, size), np.int64)
     edges = np.asarray(edges, dtype=np.int64)
+    inputs[:], labels[:] = tokens[:-1], tokens[1:]
     labels[edges - 1] = IGNORE
-    starts = np.zeros_like(inputs)
-    starts[edges[edges < len(inputs)]] = edges[edges < len(inputs)]
-    return inputs, np.arange(len(inputs)) - np.maximum.accumulate(starts), labels
+    positions[:] = _numbers(size)
+    starts = edges[edges < size]
+    if len(starts):
+        positions[starts[0] :] -= np.repeat(starts, np.diff(starts, append=size))
+    return inputs, positions, labels
+
+
+@lru_cache(4)
+def _numbers(size: int) -> np.ndarray:
+    return np.arange(size)
 
 
 def window_hash(g: int, tokens: np.ndarray) -> int:

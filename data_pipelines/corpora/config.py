@@ -44,6 +44,13 @@ class DataOptions(ABC):
     tokenizer_may_differ: bool = False
     """Whether a run may start at weights (checkpoint.initial_load_path) that were trained with another tokenizer."""
 
+    read_ahead: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Microbatches that each rank reads before they are asked for, in the background. 8 of them outlast a pause of the
+    storage of that many forward passes; of 8,192 tokens and two windows they are 3 MB."""
+    readers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Threads of each rank that read. One serves local disks at a hundred times the speed of a rank; storage with a
+    delay of 100 ms and microbatches of 50 ms need several. What is served does not depend on it."""
+
     @abstractmethod
     def source_names(self) -> list[str]:
         """Names that `data.mix` may use, sorted; known before anything is prepared."""

@@ -128,6 +128,16 @@ class Plan:
         """Windows of the whole run."""
         return self._edges[-1] - skipped_before(self.skips, self._edges[-1])
 
+    @property
+    def phase_names(self) -> list[str]:
+        """Each once: an edit cuts a phase into several parts of one name."""
+        return list(dict.fromkeys(phase.name for phase in self.phases))
+
+    @property
+    def unedited_tokens(self) -> float:
+        """Target tokens up to the last edit of the plan, if there was one: what was trained of them stays."""
+        return self.continues[0].num_windows * self.seq_len if self.continues else float("inf")
+
     def is_good_for(self, hash_: str, num_windows: int) -> bool:
         """Whether a run that trained the first `num_windows` windows of the plan `hash_` may go on with this one."""
         return hash_ == self.hash or any(

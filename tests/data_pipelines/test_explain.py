@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.batches.record import record_data
-from data_pipelines.explain import explain_ledger, explain_window, main, recorded_digest, step_digest
-from data_pipelines.shards.manifest import DataError
+from data_pipelines.explain import explain_ledger, explain_window, main, step_digest
 from data_pipelines.shards.prepared import Prepared, ShardSource
+from data_pipelines.tokenizer.encoder import TextEncoder
 from tests.data_pipelines.batches.test_loader import TIMELINE, L, loader_of, plan_of
 from tests.data_pipelines.conftest import MakeShards, opened
 
@@ -43,26 +43,6 @@ def test_the_digest_is_the_one_of_the_loader(prepared: Prepared):
         assert step_digest(plan, sources, range(first, first + 8)) == loader.pop_digest() % 2**64
 
 
-def test_the_last_record_of_a_step_counts(tmp_path: Path):
-    rows = [{"step": 1, "batch_digest": "0a"}, {"step": 2, "batch_digest": "0b"}, {"step": 1, "batch_digest": "0c"}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [recorded_digest(tmp_path, step) for step in (1, 2, 3)] == [12, 11, None]
-    assert recorded_digest(tmp_path / "none", 1) is None
-
-
-def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_named(tmp_path: Path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "batch_digest": "0a"}\n{"step": 1, "ba')
-    assert recorded_digest(tmp_path, 1) == 10
-    path.write_text('{"step": 1, "batch_digest": "0a"}\n{"step": 2}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2: not the row of a step .*batch_digest"):
-        recorded_digest(tmp_path, 2)
-    for damaged in (b"\xff\xfe\n", b"[" * 100_000 + b"\n"):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: not the row of a step"):
-            recorded_digest(tmp_path, 2)
-
-
 def test_the_ledger_is_told_in_tokens_and_passes(prepared: Prepared):
     plan = plan_of(prepared, mix=None)
     assert list(explain_ledger(plan, 54)) == [
@@ -92,6 +72,35 @@ def test_a_step_is_explained_from_the_run_directory_alone(run_dir: Path, capsys:
     assert lines[-1].endswith("the same as training recorded")
     assert main([str(run_dir), "--step", "9"]) == 2
     assert "step 9 is outside of 1..8" in capsys.readouterr().err
+
+
+def test_the_text_is_marked_where_the_window_begins_and_ends(
+    tmp_path: Path, make_shards: MakeShards, tokenizer_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    encoder = TextEncoder(tokenizer_dir)
+    documents = list(encoder.encode(["the cat sat on the mat", "x = 7\nif x > 3:", "the log and the dog"]))
+    web = ShardSource(train=make_shards("w", documents))
+    prepared = Prepared(tokenizer_dir=str(tokenizer_dir), sources={"web": web})
+    plan = plan_of(prepared, mix=None)
+    record_data(tmp_path, plan, prepared, TIMELINE.ramp)
+    assert main([str(tmp_path), "--step", "1", "--text"]) == 0
+    shown = capsys.readouterr().out
+    tokens = [token for document in documents for token in document]
+    for g in range(8):
+        index = plan.window(g).index
+        text = encoder.decode(tokens[index * L : (index + 1) * L])
+        part = shown.split(f"window {g:,}: ")[1].split("\nwindow ")[0]
+        lines = [line.removeprefix("  | ") for line in part.splitlines() if line.startswith("  | ")]
+        assert "".join(lines) == text.replace("\n", "")
+        assert ("begins inside of a document" in part) == (index > 0 and tokens[index * L - 1] != encoder.eos_id)
+
+
+def test_text_of_another_tokenizer_is_not_made_up(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    path = run_dir / "plan.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"tokenizer_hash": "0" * 64}))
+    assert main([str(run_dir), "--step", "2", "--text"]) == 2
+    assert "the tokenizer that the run was started with is not there any more" in capsys.readouterr().err
 
 
 def test_data_that_are_gone_are_named_with_the_place_where_they_were(

@@ -11,10 +11,10 @@ from typing import cast
 import pytest
 from matplotlib import pyplot as plt
 
+from data_pipelines.base.canvas import smooth
 from data_pipelines.base.errors import CONFIG_EXIT
 from train import report
 from train.metrics.jsonl import read_rows
-from train.pictures.canvas import smooth
 from train.pictures.run import PANELS
 from train.report import Row
 

@@ -118,6 +118,8 @@ FREE = (
     "cluster.*",  # where ranks run, and for how long
     "data.skip*",  # whether it is possible is known by the plan and by what was trained (train/loop/data.py)
     "data.edit",
+    "data.read_ahead",  # when, not what
+    "data.readers",
     "data.tokenizer_may_differ",  # of the first start only, as checkpoint.initial_load_*
 )
 

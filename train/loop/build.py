@@ -41,6 +41,7 @@ from train.loss.cross_entropy import CrossEntropyZLoss
 from train.metrics.wandb_files import ID_FILE, run_id
 from train.optim.groups import optimizers_config
 from train.process.stop import StopWish
+from train.schedule.timeline import split_batch
 
 
 def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
@@ -76,6 +77,9 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
             sources=opened.train,
             intra_document=run.data.intra_document,
             vocab_size=run.model.vocab_size,
+            read_ahead=run.data.read_ahead,
+            readers=run.data.readers,
+            rows_at=partial(_rows_at, run),
         ),
         # global_batch_size -1: the timeline has the batch of each step
         training=replace(run.training, steps=run.last_step, global_batch_size=-1),
@@ -87,6 +91,13 @@ def trainer_config(run: Run, wish: StopWish) -> Trainer.Config:
         debug=run.debug,
         profiler=run.profiler,
     )
+
+
+def _rows_at(run: Run, window: int, num_ranks: int) -> int:
+    """Windows that each rank takes of the microbatch that begins at `window`, as the trainer will ask for them."""
+    timeline = run.timeline
+    step = timeline.step(min(timeline.ramp.step_of(window), timeline.num_steps))
+    return split_batch(step.num_windows, num_ranks=num_ranks, at_most=run.training.local_batch_size)[1]
 
 
 def _reads_weights(run: Run) -> bool:

@@ -25,8 +25,12 @@ def make_row(
     watched: Watched,
     validated: Validated,
     speed: Speed,
+    chain: str,
 ) -> Row:
-    """The row of a step. rates: of the step, by metric name; layer_ids: of the MoE layers. Pure."""
+    """The row of a step. Pure.
+
+    rates: of the step, by metric name; layer_ids: of the MoE layers; chain: of the digests up to it.
+    """
     violations = max_violation(totals.routing.counts_LE).tolist()
     return {
         "step": step.number,
@@ -46,6 +50,7 @@ def make_row(
         "dead_experts": int(dead_experts(totals.routing.counts_LE).sum()),
         "batch_het": totals.batch_het,
         "batch_digest": totals.digest,
+        "batch_chain": chain,
         "slowest_rank": totals.slowest_rank,
         "slowest_excess": totals.slowest_excess,
         **watched,

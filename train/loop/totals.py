@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -51,6 +52,8 @@ class Totals(NamedTuple):
     """What the MoE layers of all ranks counted: int64 loads, the rest float64."""
     digest: str
     """Of the windows of the global batch, 16 hex digits."""
+    tokens: list[list[int]]
+    """Target tokens of each phase and source, as the ranks have served them: [phases][sources]."""
     slowest_rank: int
     """The one that took longest for its local work (train/loop/local_work.py), by its number in the group."""
     slowest_excess: float
@@ -74,6 +77,7 @@ class _OverMicrobatches(NamedTuple, Generic[Figure]):
 class _Sums(NamedTuple):
     over_microbatches: Tensor
     digest_halves: Tensor
+    tokens: Tensor
     counts_LE: Tensor
     balance_loss_L: Tensor
     router_L3: Tensor
@@ -106,6 +110,7 @@ def total(
     tallies: Tallies,
     *,
     digest: int,
+    tokens: np.ndarray,
     num_sequences: int,
     local_seconds: float,
     wants_stop: bool,
@@ -113,8 +118,9 @@ def total(
 ) -> Totals:
     """In two collectives, one for sums and one for maxima, however many figures there are.
 
-    digest: of this rank's windows; num_sequences: of the whole step; local_seconds: that this rank took for its local
-    work; wants_stop: whether it was asked to stop; group: the ranks that share the batch (None: one).
+    digest: of this rank's windows; tokens: in them, of each phase and source, int64 [phases, sources]; num_sequences:
+    of the whole step; local_seconds: that this rank took for its local work; wants_stop: whether it was asked to stop;
+    group: the ranks that share the batch (None: one).
     """
     rank, num_ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     losses_M = microbatches.cross_entropy_M / microbatches.labelled_M.clamp(min=1)  # a microbatch may have no label
@@ -122,6 +128,7 @@ def total(
     own_sums = _Sums(
         over_microbatches=_over_microbatches(microbatches, losses_M),
         digest_halves=torch.tensor(split_digest(digest), device=losses_M.device),
+        tokens=torch.from_numpy(tokens).to(losses_M.device),
         counts_LE=tallies.counts_LE,
         balance_loss_L=tallies.balance_loss_L,
         router_L3=tallies.router_L3,
@@ -173,6 +180,7 @@ def _totals(sums: _Sums, maxima: _Maxima, *, num_sequences: int, num_ranks: int)
             max_logit_L=maxima.router_logit_L,
         ),
         digest=format_digest(sums.digest_halves.tolist()),
+        tokens=sums.tokens.long().tolist(),
         slowest_rank=slowest_rank,
         slowest_excess=slowest_seconds / mean_seconds - 1 if mean_seconds else 0.0,
         stop=bool(sums.stop_wishes),

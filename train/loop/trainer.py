@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from torchtitan.distributed import utils as dist_utils
 from data_pipelines.base.errors import REQUEUE_EXIT, RUN_EXIT, RunError
 from data_pipelines.base.files import write_whole
 from data_pipelines.base.rank import is_rank_0
+from data_pipelines.batches.account import FILE_NAME as ACCOUNT
+from data_pipelines.batches.account import Account
 from data_pipelines.batches.held_out import HeldOutWindows
 from data_pipelines.batches.loader import Batch, PlanLoader
 from train.afmoe.decoder import moe_layers
@@ -45,7 +48,7 @@ from train.evaluation.held_out import HeldOut
 from train.loop.history import read_history
 from train.loop.local_work import LocalWork
 from train.loop.record import make_row, measure_speed, stop_at_alarm
-from train.loop.soundness import check_counts, stop_unless_finite
+from train.loop.soundness import check_counts, check_last_batch, check_redone, open_books, stop_unless_finite
 from train.loop.stopwatch import Stopwatch
 from train.loop.totals import Microbatches, Totals, stack, total
 from train.loss.cross_entropy import CrossEntropyZLoss
@@ -117,9 +120,15 @@ class Trainer(titan.Trainer):
         self.pulse = Pulse()
         self.stopwatch = Stopwatch(on_part=self.pulse.enter)
         self.checkpointer.on_save = partial(self.pulse.enter, "checkpoint")
-        self.checkpointer.on_load = partial(check_same_rules, rules=self.optimizers.rules)
+        self.checkpointer.on_load = self._on_load
         self.checkpointer.beside[MANIFEST] = rules_text(self.optimizers.rules)
         self.local_work = LocalWork(self.device)
+        self.account: Account
+        """The books of the data after the last step; from the first step of this process on."""
+        self.redone: dict[int, str] = {}
+        """Step -> batch_digest of steps that were trained before, and are about to be trained again."""
+        self.loaded: Path | None = None
+        """On rank 0: the checkpoint that was loaded."""
         self.is_stopped = False
         """Whether the ranks have agreed to stop before the last step."""
 
@@ -136,6 +145,10 @@ class Trainer(titan.Trainer):
         return HeldOut(
             config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size
         )
+
+    def _on_load(self, checkpoint: Path) -> None:
+        check_same_rules(checkpoint, rules=self.optimizers.rules)
+        self.loaded = checkpoint
 
     def train(self) -> None:
         with watching(self.config.run.watchdog, self.pulse, self.config.run.run_dir):
@@ -171,8 +184,15 @@ class Trainer(titan.Trainer):
                 f"the checkpoint continues at window {self.dataloader.next_window:,}, but step {step.number} of the "
                 f"schedule begins at window {step.first_window:,}; it belongs to another schedule"
             )
-        self.config.on_first_step()
         run = self.config.run
+        books = partial(
+            open_books, self.loaded, run.run_dir, self.dataloader.plan, step=step.number - 1, window=step.first_window
+        )
+        self.account, self.redone = from_rank_0(books, None)
+        if self.account.digest:
+            last = self.timeline.step(self.account.step)
+            check_last_batch(self.account, last, self.dataloader, group=self.batch_group)
+        self.config.on_first_step()
         if is_rank_0():
             write_whole(run.run_dir / MANIFEST, self.optimizers.manifest(num_ranks=dist.get_world_size()))
         facts = RunFacts(
@@ -196,7 +216,10 @@ class Trainer(titan.Trainer):
         self.dataloader.rows = rows
         batches = [next(data_iterator) for _ in range(num_microbatches)]
         return [
-            ({name: tensor.to(self.device) for name, tensor in inputs.items()}, labels.to(self.device))
+            (
+                {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()},
+                labels.to(self.device, non_blocking=True),
+            )
             for inputs, labels in batches
         ]
 
@@ -238,6 +261,7 @@ class Trainer(titan.Trainer):
             figures,
             take_([layer.tally for layer in self.balancer.layers]),
             digest=self.dataloader.pop_digest(),
+            tokens=self.dataloader.pop_tokens(),
             num_sequences=step.num_windows,
             local_seconds=self.stopwatch.seconds("data") + self.local_work.pop_seconds(),
             wants_stop=bool(self.config.wish),
@@ -248,6 +272,7 @@ class Trainer(titan.Trainer):
         """Every rank holds the same numbers, so all stop, or none, before a weight or a bias changes."""
         run = self.config.run
         stop_unless_finite(step, totals, grad_norm=grad_norm, layer_ids=self.moe_layer_ids, run_dir=run.run_dir)
+        check_redone(step, totals.digest, self.redone, run.run_dir)
         tokens = self._tokens(step)
         check_counts(totals.routing.counts_LE, self.moe_layer_ids, tokens=tokens, top_k=run.model.top_k)
 
@@ -263,6 +288,8 @@ class Trainer(titan.Trainer):
     def _record(self, step: Step, totals: Totals, grad_norm: float, rates: dict[str, float]) -> None:
         """Writes the row of the step, before a checkpoint is saved: no checkpoint is ahead of its rows."""
         assert self.sinks is not None
+        self.account = self.account.add(step.number, totals.digest, totals.tokens, self.dataloader.next_window)
+        self.checkpointer.beside[ACCOUNT] = self.account.text
         row = make_row(
             step,
             totals,
@@ -274,6 +301,7 @@ class Trainer(titan.Trainer):
             balance_loss_weight=self.balancer.config.sequence_loss_weight,
             watched=self._watched(step, totals),
             validated=self._validate(step),
+            chain=self.account.chain,
             speed=self._measure_speed(step),  # last: it ends the lap
         )
         self.sinks.write(row)

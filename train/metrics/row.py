@@ -114,6 +114,8 @@ class Row(Rates, Watched, Validated, Speed):
     """BatchHet of the Trinity report: largest mean loss of a microbatch less the mean of them all, nats per token."""
     batch_digest: str
     """Digest of the windows of the global batch, 16 hex digits; the same for any number of ranks."""
+    batch_chain: str
+    """Hash of the digests of all batches so far, in their order, 32 hex digits (data_pipelines/batches/account.py)."""
     slowest_rank: int
     """The rank that took longest for its batch, the head and the loss, in which it waits for no other."""
     slowest_excess: float

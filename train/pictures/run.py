@@ -7,8 +7,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipelines.base.canvas import COLORS, GREY, Phases, mark_phases, new_picture, smooth
 from train.metrics.row import Losses, Row, rates
-from train.pictures.canvas import COLORS, GREY, Phases, mark_phases, new_picture, smooth
 from train.schedule.amounts import format_tokens
 
 if TYPE_CHECKING:  # matplotlib takes a second to import

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from data_pipelines.base.canvas import COLORS, GREY, Phases, mark_phases, new_picture, smooth
 from train.metrics.row import Row
-from train.pictures.canvas import COLORS, GREY, Phases, mark_phases, new_picture, smooth
 from train.studies.balance_measures import by_phase, mean_panel
 
 if TYPE_CHECKING:  # matplotlib takes a second to import

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from train.pictures.canvas import COLORS, new_picture, smooth
+from data_pipelines.base.canvas import COLORS, new_picture, smooth
 from train.studies.optimizer_measures import Trial, at_best_rate, mean_by_rate, optimizers
 
 if TYPE_CHECKING:  # matplotlib takes a second to import

@@ -32,6 +32,7 @@ TOTALS = Totals(
     balance_loss_L=torch.tensor([1.0, 3.0]),
     routing=ROUTING,
     digest="0123456789abcdef",
+    tokens=[[32]],
     slowest_rank=3,
     slowest_excess=0.5,
     stop=False,
@@ -52,6 +53,7 @@ def row(watched: Watched | None = None) -> Row:
         watched=watched or {},
         validated={"validation": {"code": 2.0}},
         speed=measure_speed(LAP, save_seconds=0.5, tokens=40, flops_per_token=3.0, peak_flops=60.0),
+        chain="0123456789abcdef" * 2,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,7 @@ def step(microbatches: Microbatches = MICROBATCHES, *, wants_stop: bool = False)
         microbatches,
         TALLIES,
         digest=2**64 - 1,
+        tokens=np.array([[48, 16], [0, 0]]),
         num_sequences=2,
         local_seconds=0.25,
         wants_stop=wants_stop,
@@ -68,6 +70,7 @@ def test_what_the_layers_counted_comes_through() -> None:
     assert totals.routing.router_L3.tolist() == [[16.0, 80.0, 6.0]]
     assert totals.routing.max_logit_L.tolist() == [4.0]
     assert totals.digest == "f" * 16
+    assert totals.tokens == [[48, 16], [0, 0]]
 
 
 def test_a_step_is_the_last_where_a_rank_was_asked_to_stop() -> None:

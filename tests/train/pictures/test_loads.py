@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from train.pictures.canvas import new_picture
+from data_pipelines.base.canvas import new_picture
 from train.pictures.loads import draw_loads, fill_panel, log2_loads, size_of
 
 COUNTS_LE = torch.tensor([[2, 4, 8, 2], [0, 8, 4, 4]])  # mean 4
