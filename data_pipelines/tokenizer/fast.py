@@ -9,7 +9,6 @@ sample of the very text, and tokenisation goes by `tokenizers` where one differs
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -23,8 +22,8 @@ from data_pipelines.tokenizer.bpe import RULES, TRINITY_CUTS
 
 _GPT_2 = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What ByteLevel cuts by with use_regex."""
-MOST_DIGITS = re.compile(r"\d{511}")
-"""A longer run is cut elsewhere by the one expression: such a text goes by `tokenizers`."""
+MOST_DIGITS = 510
+"""A longer run is cut elsewhere by the one expression, and takes quadratic time: such a text goes by `tokenizers`."""
 
 
 class NotFastError(ValueError):
@@ -52,9 +51,28 @@ class FastEncoder:
 
     def encode(self, text: str) -> np.ndarray | list[int]:
         """The ids of a text, nothing added to them. What tiktoken cannot take goes by the tokenizer itself."""
-        if MOST_DIGITS.search(text):
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
-        return np.frombuffer(self._encoding._core_bpe.encode_to_tiktoken_buffer(text, frozenset()), np.uint32)
+        if not has_long_number(text):
+            try:
+                return np.frombuffer(self._encoding._core_bpe.encode_to_tiktoken_buffer(text, frozenset()), np.uint32)
+            except ValueError:  # 1,000,000 spaces are more than its engine of expressions goes back over
+                pass
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def has_long_number(text: str) -> bool:
+    """Whether there is a run of more than MOST_DIGITS numeric characters: one of them stands at each such place."""
+    places = range(MOST_DIGITS, len(text), MOST_DIGITS + 1)
+    return any(text[at].isnumeric() and _run_length(text, at) > MOST_DIGITS for at in places)
+
+
+def _run_length(text: str, at: int) -> int:
+    """Of the numeric characters around a place; stops where it is too long. Counts a few that are letters, as 三."""
+    first, last, stop = at, at, MOST_DIGITS + 1
+    while first and last - first < stop and text[first - 1].isnumeric():
+        first -= 1
+    while last + 1 < len(text) and last - first < stop and text[last + 1].isnumeric():
+        last += 1
+    return last - first + 1
 
 
 def difference(tokenizer: Tokenizer, fast: FastEncoder, texts: Iterable[str]) -> str | None:
