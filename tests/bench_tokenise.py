@@ -4,14 +4,13 @@
 
 Ours is the whole command: files are read and decoded, text is encoded, shards are written and hashed, the parity of
 tiktoken is checked on a sample, the manifest is written. `encode_batch` is the call of `tokenizers` alone, on texts in
-memory. datatrove's pipeline is JsonlReader and DocumentTokenizer, without shuffling. All of them on the same documents,
-the source text of the installed packages, by a tokenizer of 65,536 ids that was trained on another part of it.
+memory. datatrove's pipeline is ParquetReader and DocumentTokenizer, without shuffling. All of them on the same
+documents, the source text of the installed packages, by a tokenizer of 65,536 ids that was trained on another part of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -21,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_pipelines.base.command import aligned
 from data_pipelines.tokenizer.bpe import save_tokenizer, train_tokenizer
@@ -29,12 +30,13 @@ PACKAGES = Path(np.__file__).parents[1]
 VOCAB_SIZE = 65_536
 TRAINED_CHARS = 30_000_000
 RAW = """
-import json, sys, time
+import sys, time
 from pathlib import Path
+import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file(sys.argv[1])
 tokenizer.encode_special_tokens = True
-texts = [json.loads(line)["text"] for path in sorted(Path(sys.argv[2]).glob("*.jsonl")) for line in path.open()]
+texts = [text for path in sorted(Path(sys.argv[2]).iterdir()) for text in pq.read_table(path)["text"].to_pylist()]
 start = time.monotonic()
 for first in range(0, len(texts), 256):
     for encoding in tokenizer.encode_batch(texts[first : first + 256], add_special_tokens=False):
@@ -44,11 +46,11 @@ print(time.monotonic() - start)
 DATATROVE = """
 import sys, time
 from datatrove.executor import LocalPipelineExecutor
-from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.readers import ParquetReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 folder, tokenizer, out, workers = sys.argv[1:]
 pipeline = [
-    JsonlReader(folder, glob_pattern="*.jsonl"),
+    ParquetReader(folder),
     DocumentTokenizer(out, tokenizer, eos_token="<|end_of_text|>", shuffle_documents=False, batch_size=256),
 ]
 if __name__ == "__main__":
@@ -124,24 +126,25 @@ def some(texts: Iterator[str], most_chars: int) -> Iterator[str]:
 
 
 def write_corpus(folder: Path, texts: Iterator[str], num_bytes: int) -> tuple[int, int]:
-    """Eight files of JSONL. Returns bytes of text, and documents."""
+    """Eight files of Parquet. Returns bytes of text, and documents."""
     folder.mkdir()
-    size = documents = 0
-    files = [(folder / f"{number}.jsonl").open("w", encoding="utf-8") for number in range(8)]
+    chosen: list[str] = []
+    size = 0
     for text in texts:
-        files[documents % len(files)].write(json.dumps({"text": text, "id": str(documents)}) + "\n")
-        size, documents = size + len(text.encode()), documents + 1
+        chosen.append(text)
+        size += len(text.encode())
         if size >= num_bytes:
             break
-    for file in files:
-        file.close()
-    return size, documents
+    for number in range(8):
+        table = pa.table({"text": chosen[number::8], "id": [str(k) for k in range(number, len(chosen), 8)]})
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=64)
+    return size, len(chosen)
 
 
 def ours(place: Path, backend: str, cores: int) -> float:
     options = [
         "--input",
-        f"{place}/corpus/*.jsonl",
+        f"{place}/corpus/*",
         "--tokenizer",
         f"{place}/tok",
         "--out",

@@ -66,8 +66,8 @@ def tokenise(files: Mapping[str, StoredFile], settings: Settings) -> Manifest:
         finished = {shard: one for shard, one in done.items() if one}
         _work(jobs, finished, settings, encoder.backend)
         in_order = [finished[job.shard] for job in jobs]
+        _report(uri, in_order, backend)  # first: a folder with a manifest is complete
         manifest = write_manifest(uri, encoder, [shard for one in in_order for shard in one.shards])
-        _report(uri, manifest, in_order, backend)
         forget_finished(uri, keep={shard.name for shard in manifest.shards})
     return manifest
 
@@ -210,15 +210,15 @@ def _encoder(folder: str, backend: Backend, threads: int) -> TextEncoder:
     return encoder
 
 
-def _report(uri: str, manifest: Manifest, finished: list[Finished], backend: str) -> None:
+def _report(uri: str, finished: list[Finished], backend: str) -> None:
     """report.json, and the same in lines."""
     tally = Tally()
     for one in finished:
         tally += Tally(**one.tally)
     facts = {
         "backend": backend,
-        "shards": len(manifest.shards),
-        "tokens": manifest.num_tokens,
+        "shards": sum(len(one.shards) for one in finished),
+        "tokens": sum(shard.tokens for one in finished for shard in one.shards),
         **{name: count for name, count in asdict(tally).items() if not name.startswith("_")},
     }
     fs, folder = locate(uri)
