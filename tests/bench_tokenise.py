@@ -5,7 +5,7 @@
 Ours is the whole command: files are read and decoded, text is encoded, shards are written and hashed, the parity of
 tiktoken is checked on a sample, the manifest is written. `encode_batch` is the call of `tokenizers` alone, on texts in
 memory. datatrove's pipeline is ParquetReader and DocumentTokenizer, without shuffling. All of them on the same
-documents, the source text of the installed packages, by a tokenizer of 65,536 ids that was trained on another part of it.
+documents, the source text of the installed packages, by a tokenizer of 65,536 ids trained on another part of it.
 """
 
 from __future__ import annotations

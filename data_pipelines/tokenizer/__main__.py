@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, answers_errors
@@ -24,7 +25,7 @@ from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, answers_errors
 @answers_errors({ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT})
 def main(arguments: list[str]) -> int:
     parser = command_parser("python -m data_pipelines.tokenizer", description=__doc__)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="train|verify", parser_class=_subparser)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="train|verify", parser_class=_Action)
     train = actions.add_parser("train", help="from files of text")
     _add_input(train, required=True)
     train.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the tokenizer")
@@ -41,8 +42,11 @@ def main(arguments: list[str]) -> int:
     return _train(args) if args.action == "train" else _verify(args)
 
 
-def _subparser(**options: object) -> argparse.ArgumentParser:
-    return command_parser(str(options["prog"]), description=__doc__)
+class _Action(argparse.ArgumentParser):
+    """Says the same as the command itself."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def _add_input(parser: argparse.ArgumentParser, *, required: bool) -> None:

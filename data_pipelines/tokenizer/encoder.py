@@ -80,9 +80,9 @@ class TextEncoder:
         for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
             yield [*encoding.ids, self.eos_id]
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: Iterable[int]) -> str:
         """The text of the ids; special tokens are written out."""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        return self._tokenizer.decode([int(token_id) for token_id in token_ids], skip_special_tokens=False)
 
     def _eos_id(self, folder: Path) -> int:
         config = folder / "tokenizer_config.json"

@@ -138,9 +138,10 @@ def _expression(description: dict[str, Any]) -> str:
     rules: tuple[str, ...] = tuple(split["pattern"]["Regex"] for split in splits)
     if rules == RULES:
         return TRINITY_CUTS
-    if len(rules) > 1:
+    if len(rules) != 1:
         raise NotFastError("its rules are several, and not Trinity's")
-    return _with_rest(rules[0])
+    rule = rules[0]
+    return _with_rest(rule)
 
 
 def _is_isolating(split: dict[str, Any]) -> bool:
