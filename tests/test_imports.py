@@ -43,10 +43,10 @@ def imports_of(path: Path, files: set[str]) -> Iterator[tuple[str, int]]:
 
 
 def folders(imports: Imports) -> dict[str, set[str]]:
-    """Folder -> the other folders that its files import."""
+    """Folder -> the other folders that its files import. A program, which nobody imports, stands for itself."""
     found: dict[str, set[str]] = {}
     for file, imported in imports.items():
-        folder = file.rpartition("/")[0]
+        folder = file if file.endswith("/__main__.py") else file.rpartition("/")[0]
         found.setdefault(folder, set()).update({other.rpartition("/")[0] for other in imported} - {folder})
     return found
 

@@ -1,8 +1,9 @@
-"""Documents -> one shard of token ids, and the manifest of a folder of shards."""
+"""Documents -> shards of token ids, and the manifest of a folder of shards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count
 
 from data_pipelines.documents import Document
 from data_pipelines.shards.manifest import Manifest, ShardRecord
@@ -13,6 +14,39 @@ BATCH_CHARS = 2**20
 """Characters handed to the tokenizer at a time; it spreads them over its threads."""
 
 
+def write_shards(
+    documents: Iterable[Document],
+    encoder: TextEncoder,
+    *,
+    uri: str,
+    name: str,
+    most_bytes: int | None = None,
+    progress: Callable[[int, int], object] = lambda num_chars, num_tokens: None,
+) -> list[ShardRecord]:
+    """Tokenise documents into `name`, and `name`-1, ... each time that `most_bytes` of tokens are full; empty documents
+    are left out. progress: called with the characters and the tokens since the last call.
+
+    Raises ValueError for what cannot be read, OSError where the store fails; the shard at work is removed then.
+    """
+    batches, records = _batches(documents), []
+    for number in count():
+        first = next(batches, None)
+        if first is None and number:
+            return records
+        shard = f"{name}-{number}" if number else name
+        with ShardWriter(uri, shard, token_dtype(encoder.vocab_size)) as writer:
+            for batch in chain([first] if first else [], batches):
+                before = writer.num_bytes
+                texts = [document.text for document in batch]
+                for document, token_ids in zip(batch, encoder.encode(texts), strict=True):
+                    writer.add(document.name, token_ids)
+                progress(sum(map(len, texts)), (writer.num_bytes - before) // writer.itemsize)
+                if most_bytes and writer.num_bytes >= most_bytes:
+                    break
+        records.append(writer.record)
+    raise AssertionError
+
+
 def write_shard(
     documents: Iterable[Document],
     encoder: TextEncoder,
@@ -21,14 +55,9 @@ def write_shard(
     name: str,
     progress: Callable[[int], object] = lambda num_chars: None,
 ) -> ShardRecord:
-    """Tokenise documents into one shard; empty ones are left out."""
-    with ShardWriter(uri, name, token_dtype(encoder.vocab_size)) as writer:
-        for batch in _batches(documents):
-            texts = [document.text for document in batch]
-            for document, token_ids in zip(batch, encoder.encode(texts), strict=True):
-                writer.add(document.name, token_ids)
-            progress(sum(map(len, texts)))
-    return writer.record
+    """All documents in one shard."""
+    (record,) = write_shards(documents, encoder, uri=uri, name=name, progress=lambda num_chars, _: progress(num_chars))
+    return record
 
 
 def write_manifest(uri: str, encoder: TextEncoder, shards: Iterable[ShardRecord]) -> Manifest:

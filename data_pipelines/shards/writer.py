@@ -12,6 +12,7 @@ This file writes a shard; datatrove.py reads all shards of a folder as one long 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import BinaryIO
@@ -111,15 +112,29 @@ class ShardWriter:
         self._tree = tree.TreeWriter(self._files[HASHES].write, self._block_bytes)
         return self
 
-    def add(self, name: str, token_ids: list[int]) -> None:
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a token id."""
+        return self._dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        """Of tokens so far."""
+        return self._num_tokens * self.itemsize
+
+    def add(self, name: str, token_ids: Sequence[int] | np.ndarray) -> None:
         """Append one document: its token ids, the end-of-text token included, at least one.
 
         Raises OverflowError for an id that the type does not hold, OSError where the store cannot be written.
         """
-        self._num_tokens += len(token_ids)
+        ids = np.asarray(token_ids)
+        largest = int(ids.max())
+        if largest > np.iinfo(self._dtype).max or ids.min() < 0:
+            raise OverflowError(f"{name}: token ids {ids.min()} to {largest} do not fit into {self._dtype.name}")
+        self._num_tokens += len(ids)
         self._num_documents += 1
-        self._max_token_id = max(self._max_token_id, max(token_ids))
-        tokens, end = np.array(token_ids, self._dtype).tobytes(), np.array(self._num_tokens, "<u8").tobytes()
+        self._max_token_id = max(self._max_token_id, largest)
+        tokens, end = ids.astype(self._dtype).tobytes(), np.array(self._num_tokens, "<u8").tobytes()
         self._files[TOKENS].write(tokens)
         self._files[ENDS].write(end)
         self._tree.add(tokens, end)

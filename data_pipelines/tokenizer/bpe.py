@@ -42,7 +42,20 @@ _WORD = (  # the pattern of DeepSeek-V3
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-_RULES = (_DIGIT_RUN, _DIGIT_GROUP, _NO_SPACES, _WORD)
+RULES = (_DIGIT_RUN, _DIGIT_GROUP, _NO_SPACES, _WORD)
+"""Each cuts what those before it left."""
+
+# The same cuts by one expression, for texts without a run of more than 510 digits. Where a rule above meets the end of
+# its piece, the text goes on here: with a digit or a letter of _NO_SPACES, which no word may take.
+_TAKEN = rf"\p{{N}}{_NO_SPACES[1:-2]}"
+_LETTER = rf"[\p{{L}}\p{{M}}&&[^{_TAKEN}]]"
+_SIGN = rf"[\p{{P}}\p{{S}}&&[^{_TAKEN}]]"
+_SINGLE = (
+    rf"\p{{N}}{{1,3}}(?=(?:\p{{N}}{{3}})*(?!\p{{N}}))|[{_NO_SPACES[1:-2]}&&[^\p{{N}}]]+"
+    r"|[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    rf"|[^\r\n\p{{L}}\p{{P}}\p{{S}}{_TAKEN}]?{_LETTER}+| ?{_SIGN}+[\r\n]*|\s*[\r\n]+|\s+(?![^\s{_TAKEN}])|\s+"
+)
+TRINITY_CUTS = rf"{_SINGLE}|(?:(?!{_SINGLE})[\s\S])+"
 
 # Each merge inside of a word moves the rest of the word, so that a word without an end (a genome, a page of base64)
 # would take quadratic time in training: 400,000 letters ran for minutes. Encoding takes n log n and is not cut.
@@ -55,7 +68,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Words of more than 1,024 characters are learnt from in pieces of that length; nothing else differs for them.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _cut_by(*_RULES, _LONGEST_WORD_IN_TRAINING)
+    tokenizer.pre_tokenizer = _cut_by(*RULES, _LONGEST_WORD_IN_TRAINING)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -64,7 +77,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.pre_tokenizer = _cut_by(*_RULES)
+    tokenizer.pre_tokenizer = _cut_by(*RULES)
     return tokenizer
 
 

@@ -27,7 +27,9 @@ class Corpus:
         (folder / "texts").mkdir()
         for name in "abc":
             self.write(name, f"text {name} " * 50)
-        self.arguments = ["--input", f"{folder}/texts/*", "--tokenizer", str(tokenizer), "--out", str(self.out)]
+        # A size that takes one of them, and no look into the input before the shards are written.
+        each = ["--shard-size", "350", "--backend", "tokenizers"]
+        self.arguments = [*each, "--input", f"{folder}/texts/*", "--tokenizer", str(tokenizer), "--out", str(self.out)]
 
     def write(self, name: str, text: str) -> None:
         (self.folder / f"texts/{name}.txt").write_text(text)
@@ -82,7 +84,7 @@ def test_a_command_that_was_killed_in_its_first_shard_begins_again(corpus: Corpu
     corpus.write("a", "text")
     assert main([*corpus.arguments, "--workers", "1"]) == 0
     assert sorted({path.name.partition(".")[0] for path in corpus.out.iterdir()}) == [
-        *("00000", "00001", "00002", "manifest")
+        *("00000", "00001", "00002", "manifest", "report")
     ]
 
 
@@ -144,12 +146,16 @@ def test_ctrl_c_is_one_line_and_130(corpus: Corpus) -> None:
 
 
 def test_a_killed_worker_ends_the_command_with_the_file_it_was_at(corpus: Corpus) -> None:
-    """The worker hangs on a pipe that is put in the place of its file once the files are found."""
-    (corpus.folder / "texts/b.txt").unlink()
-    os.mkfifo(corpus.folder / "texts/b.txt")
+    """The worker hangs on a pipe that is put in the place of its file once the work is divided."""
     code = (
-        "import sys, data_pipelines.tokenize as t, data_pipelines.documents.local as l, os; "
-        "l.is_file = os.path.exists; sys.exit(t.main(sys.argv[1:]))"
+        "import sys, os, data_pipelines.tokenize as t, data_pipelines.corpora.tokenisation as e\n"
+        "def jobs_of(*arguments, of=e.jobs_of):\n"
+        "    jobs, path = of(*arguments), sys.argv[6].replace('*', 'b.txt')\n"
+        "    os.unlink(path)\n"
+        "    os.mkfifo(path)\n"
+        "    return jobs\n"
+        "e.jobs_of = jobs_of\n"
+        "sys.exit(t.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *corpus.arguments, "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -32,6 +32,7 @@ COMMANDS = (
     "train.studies.optimizers",
     "data_pipelines.prepare",
     "data_pipelines.tokenize",
+    "data_pipelines.tokenizer.__main__",
     "data_pipelines.verify",
     "data_pipelines.explain",
     "data_pipelines.diff",
