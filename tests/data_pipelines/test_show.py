@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.batches.record import record_data
-from data_pipelines.plan.plan import PlanSource, make_plan
+from data_pipelines.plan.make_plan import make_plan
+from data_pipelines.plan.plan import PlanSource
 from data_pipelines.plan.ramp import Ramp, Stage
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.show import epochs, look_at, main, mixture

@@ -164,7 +164,7 @@ def test_caps_hold_over_phases_and_budgets_stay_exact():
     assert [phase.num_windows for phase in plan.phases] == [400, 300]
     with pytest.raises(ValueError, match="its sources together have"):
         plan_of(max_epochs=1, when_used_up="redistribute")
-    with pytest.raises(ValueError, match="or set data[.]when_used_up=redistribute"):
+    with pytest.raises(ValueError, match=r"or set data\.when_used_up=redistribute"):
         plan_of(max_epochs=2.5)
 
 

@@ -37,7 +37,7 @@ def account() -> Account:
 def test_books_of_the_plan_are_gone_on_with_and_rows_after_them_are_remembered(
     account: Account, tmp_path: Path
 ) -> None:
-    rows = [{"step": step, "batch_digest": f"{step:016x}"} for step in (1, 2, 3)]
+    rows = [{"step": step, "tokens": 32 * step, "batch_digest": f"{step:016x}"} for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     books = open_books(saved(tmp_path, account), tmp_path, PLAN, step=1, window=2)
     assert books == (account, {2: f"{2:016x}", 3: f"{3:016x}"})
