@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,10 @@ class Read(NamedTuple):
     """Sum of `window_hash` of its windows, modulo 2^64."""
     tokens: np.ndarray
     """Target tokens of each phase and source, int64 [phases, sources]."""
+
+
+LOOKED_UP = 1024
+"""Windows whose places are looked up together: 1 ms for all of them, 0.1 ms for a single one."""
 
 
 class PlanLoader(BaseDataLoader):
@@ -85,6 +90,7 @@ class PlanLoader(BaseDataLoader):
             for p, phase in enumerate(config.plan.phase_names)
             for s, source in enumerate(config.plan.sources)
         }
+        self._places = lru_cache(8)(self._look_up)
         self._tokens = self._no_tokens()
         self._read_ahead, self._rows_at = config.read_ahead, config.rows_at
         self._pins = torch.cuda.is_available()
@@ -153,6 +159,10 @@ class PlanLoader(BaseDataLoader):
     def _no_tokens(self) -> np.ndarray:
         return np.zeros((len(self._plan.phase_names), len(self._plan.sources)), np.int64)
 
+    def _look_up(self, chunk: int) -> list[Place]:
+        """Windows chunk * LOOKED_UP and those behind it."""
+        return self._plan.windows(chunk * LOOKED_UP, min((chunk + 1) * LOOKED_UP, self._plan.num_windows))
+
     def _read_microbatch(self, microbatch: Microbatch) -> Read:
         """This rank's part. Whole, pinned where there is CUDA: nothing is left to be done when it is asked for."""
         first, rows = microbatch
@@ -160,7 +170,8 @@ class PlanLoader(BaseDataLoader):
         parts = torch.empty((3, rows, self._plan.seq_len), dtype=torch.int64, pin_memory=self._pins)
         out = parts.numpy()
         own = range(first + self._rank * rows, first + (self._rank + 1) * rows)
-        for row, (g, place) in enumerate(zip(own, self._plan.windows(own.start, own.stop), strict=True)):
+        for row, g in enumerate(own):
+            place = self._places(g // LOOKED_UP)[g % LOOKED_UP]
             window_digest, window = self._read(g, place, out[:, row])
             digest += window_digest
             tokens[self._cells[place.phase, place.source]] += len(window[0])

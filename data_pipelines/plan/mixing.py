@@ -2,8 +2,8 @@
 
 The windows of a phase lie in blocks, and are shuffled inside of each. What matters is therefore how many of a block
 each source gets, and that is closed form: of the first j windows of n, the sources 0 .. m together get
-round(j * A_m / n), where A_m is what they get of all n. Source m has the difference of two such numbers, so at every edge
-it is less than one window off its exact share, whatever the number of sources, and all of them together are exact.
+round(j * A_m / n), where A_m is what they get of all n. Source m has the difference of two such numbers, so at every
+edge it is less than one window off its exact share, whatever the number of sources, and all together are exact.
 
 That never takes a window back where a source has at least one in a block on average. Those that are rarer share one
 place in the row, and divide it by a tree of two-way splits (split.py), which works at any rate and is up to half a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -89,6 +90,19 @@ def patiently(uri: str, read: Callable[[], T]) -> T:
             if wait_s == WAITS_S[0]:
                 print(f"{uri}: {error!r}; trying again, for {sum(WAITS_S):.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait_s)
+
+
+def read_local(path: str, start: int, stop: int) -> bytes:
+    """Bytes start .. stop-1 of a local file, fewer where it ends before. Raises OSError."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        pieces, at = [], start
+        while at < stop and (piece := os.pread(file, stop - at, at)):  # one call reads 2 GiB at most
+            pieces.append(piece)
+            at += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    finally:
+        os.close(file)
 
 
 def absolute(uri: str) -> str:

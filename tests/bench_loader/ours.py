@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from data_pipelines.batches.loader import PlanLoader
-from data_pipelines.plan.plan import PlanSource, make_plan
+from data_pipelines.plan.make_plan import make_plan
+from data_pipelines.plan.plan import PlanSource
 from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.prepared import ShardSource
 from data_pipelines.shards.reader import open_part

@@ -141,7 +141,7 @@ class DataTokenizer(BaseTokenizer):
     def encode(self, text: str) -> list[int]:
         """A document: the end-of-text token comes last."""
         (token_ids,) = self._encoder.encode([text])
-        return token_ids
+        return [int(token_id) for token_id in token_ids]
 
     def decode(self, token_ids: list[int]) -> str:
         return self._encoder.decode(token_ids)
