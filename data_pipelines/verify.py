@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import hashlib
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,17 @@ from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, answers_errors
 from data_pipelines.base.progress import progress_bar
 from data_pipelines.corpora.ready import READY, load_parts, prepared_anew
 from data_pipelines.documents import local
-from data_pipelines.shards.manifest import FILE_NAME, HASHES, IN_TREE, REMEDY, DataError, FileRecord, Manifest, join
+from data_pipelines.shards.manifest import (
+    FILE_NAME,
+    HASHES,
+    IN_TREE,
+    REMEDY,
+    TOKENS,
+    DataError,
+    FileRecord,
+    Manifest,
+    join,
+)
 from data_pipelines.shards.shard import RangeFile, TreeReader, VerifiedFile
 from data_pipelines.shards.storage import local_path, locate, reaching
 
@@ -100,7 +111,7 @@ def damages(uri: str, manifest: Manifest, progress: Callable[[int], object]) -> 
     for s, shard in enumerate(manifest.shards):
         is_tree_whole = shard.tree is not None
         for suffix, record in sorted(shard.files.items(), key=lambda item: item[0] != HASHES):  # the tree first
-            file = join(uri, name := shard.name + suffix)
+            file = join(uri, name := shard.file_name(suffix))
             try:
                 if name in of_size:
                     raise of_size[name]
@@ -108,6 +119,9 @@ def damages(uri: str, manifest: Manifest, progress: Callable[[int], object]) -> 
                     pieces = VerifiedFile(file, record, manifest.block_bytes).pieces()
                 elif is_tree_whole:
                     pieces = reader.pieces(s, suffix)
+                    if suffix == TOKENS and shard.groups:  # what the tree verifies is in the file, and not its bytes
+                        deque(pieces, maxlen=0)
+                        pieces = RangeFile(file, record.bytes).pieces()
                 else:
                     pieces = RangeFile(file, record.bytes).pieces()
                 _check_sha256(file, record, pieces)

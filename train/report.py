@@ -67,7 +67,7 @@ def read_phases(run_dir: Path) -> Phases:
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(path))
         schedule = TypeAdapter(ScheduleConfig).validate_python(config["schedule"])
-        timeline = Timeline(schedule, config["training"]["seq_len"], config["data"].get("skip", ()))
+        timeline = Timeline(schedule, config["training"]["seq_len"], config.get("data", {}).get("skip", ()))
         edges = [0, *(window * timeline.seq_len for window in timeline.phase_edges)]
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; expected a run directory") from error

@@ -54,7 +54,7 @@ class Source(TokenSource):
     def position(self, token: int) -> str:
         s = bisect_right(self._starts, token) - 1
         offset = (token - self._starts[s]) * self._manifest.itemsize
-        return f"{join(self.uri, self._manifest.shards[s].name + TOKENS)}, byte {offset:,}"
+        return f"{join(self.uri, self._manifest.shards[s].file_name(TOKENS))}, byte {offset:,}"
 
     def _spans(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """Tokens start .. stop-1 as (shard, first, last + 1) counted inside each shard."""

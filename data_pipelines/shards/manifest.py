@@ -25,7 +25,7 @@ TOKENS, ENDS, NAMES, HASHES = ".ds", ".ds.index", ".ds.names", ".ds.hashes"
 IN_TREE = frozenset({TOKENS, ENDS, HASHES})
 """What the tree of a shard verifies."""
 FILE_NAME = "manifest.json"
-NEWEST = 2
+NEWEST = 3
 """Version of manifests that are written."""
 REMEDY = "restore it, or delete its folder and prepare the data again"
 
@@ -71,13 +71,21 @@ class ShardRecord:
     """Suffix -> file. NAMES may be missing in shards that others wrote."""
     tree: TreeRecord | None = None
     """In the file HASHES; versions until f4300b6 wrote none."""
+    tokens_in: str | None = None
+    """File that has the tokens, in the folder or anywhere else, where others wrote it: not name + TOKENS."""
+    groups: tuple[int, ...] = ()
+    """Tokens before each of its row groups, where it is Parquet."""
+
+    def file_name(self, suffix: str) -> str:
+        """Name of one of its files, or its URI where it does not lie in the folder."""
+        return self.tokens_in if suffix == TOKENS and self.tokens_in else self.name + suffix
 
     def check(self, dtype: TokenType, block_bytes: int) -> None:
         """Raises ValueError where it contradicts itself. block_bytes: of the manifest."""
         itemsize = np.dtype(dtype).itemsize
         if missing := {TOKENS, ENDS, *({HASHES} if self.tree else ())} - self.files.keys():
             raise ValueError(f"shard {self.name}: no {', '.join(sorted(missing))} among its files")
-        if (got := self.files[TOKENS].bytes) != self.tokens * itemsize:
+        if not self.groups and (got := self.files[TOKENS].bytes) != self.tokens * itemsize:
             raise ValueError(f"shard {self.name}: {self.tokens:,} tokens of type {dtype} are not {got:,} bytes")
         if (got := self.files[ENDS].bytes) != self.documents * 8:
             raise ValueError(f"shard {self.name}: the ends of {self.documents:,} documents are not {got:,} bytes")
@@ -94,7 +102,7 @@ class ShardRecord:
     def _check_tree(self, tree: TreeRecord, itemsize: int) -> None:
         if tree.block_bytes < 1 or tree.block_bytes % itemsize:
             raise ValueError(f"shard {self.name}: tree.block_bytes={tree.block_bytes}: no multiple of {itemsize}")
-        num_blocks = -(-self.files[TOKENS].bytes // tree.block_bytes)
+        num_blocks = -(-self.tokens * itemsize // tree.block_bytes)
         if (got := self.files[HASHES].bytes) != sum(level_bytes(num_blocks)):
             raise ValueError(f"shard {self.name}: the tree of {num_blocks:,} blocks is not {got:,} bytes")
 
@@ -103,8 +111,9 @@ class ShardRecord:
 class Manifest:
     """The shards of a folder, in the order in which they are read. Raises ValueError where it contradicts itself."""
 
-    version: Literal[1, 2] = 2
-    """1 had no trees, and hashes of all blocks here: 102 MB for 10T tokens of 4 bytes."""
+    version: Literal[1, 2, 3] = 2
+    """1 had no trees, and hashes of all blocks here: 102 MB for 10T tokens of 4 bytes. 3 has tokens in files of
+    others."""
     dtype: TokenType
     """Of the token ids, little-endian."""
     eos_id: int
@@ -155,21 +164,18 @@ class Manifest:
         """(name, what it must be) of every file, shard by shard."""
         for shard in self.shards:
             for suffix, record in shard.files.items():
-                yield shard.name + suffix, record
+                yield shard.file_name(suffix), record
 
     def size_problems(self, uri: str) -> dict[str, DataError]:
         """File name -> what is wrong with its size, for every file that is missing, truncated or grown: one listing."""
-        fs, folder = locate(uri)
-        listing = patiently(uri, lambda: fs.ls(folder, detail=True))
-        sizes = {info["name"].rsplit("/", 1)[-1]: info["size"] for info in listing}
+        folders = {join(uri, name).rpartition("/")[0] for name, _ in self.files()}
+        sizes = {file: size for folder in folders for file, size in _sizes(folder).items()}
         problems = {}
         for name, record in self.files():
-            if name not in sizes:
-                problems[name] = DataError(f"{join(uri, name)} is missing; {REMEDY}")
-            elif sizes[name] != record.bytes:
-                problems[name] = DataError(
-                    f"{join(uri, name)}: expected {record.bytes:,} bytes, got {sizes[name]:,}; {REMEDY}"
-                )
+            if (file := join(uri, name)) not in sizes:
+                problems[name] = DataError(f"{file} is missing; {REMEDY}")
+            elif sizes[file] != record.bytes:
+                problems[name] = DataError(f"{file}: expected {record.bytes:,} bytes, got {sizes[file]:,}; {REMEDY}")
         return problems
 
     @classmethod
@@ -180,7 +186,8 @@ class Manifest:
             content = patiently(join(uri, FILE_NAME), lambda: fs.cat_file(join(folder, FILE_NAME)))
         except FileNotFoundError as err:
             raise DataError(
-                f"{join(uri, FILE_NAME)} is missing: not a folder of shards, or it was not finished"
+                f"{join(uri, FILE_NAME)} is missing: not a folder of shards, or it was not finished; "
+                "shards that others wrote get one by python -m data_pipelines.index"
             ) from err
         try:
             return TypeAdapter(cls).validate_json(content)
@@ -208,8 +215,18 @@ class Manifest:
 
 
 def join(uri: str, name: str) -> str:
-    """The URI of `name` in the folder `uri`."""
-    return f"{uri.rstrip('/')}/{name}"
+    """The URI of `name` in the folder `uri`; one that says itself where it is stays so."""
+    return name if "://" in name or name.startswith("/") else f"{uri.rstrip('/')}/{name}"
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    """URI of each file in a folder -> its bytes; none where there is no folder."""
+    fs, path = locate(folder)
+    try:
+        listing = patiently(folder, lambda: fs.ls(path, detail=True))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return {join(folder, info["name"].rsplit("/", 1)[-1]): info["size"] for info in listing}
 
 
 def _version(content: bytes) -> int:

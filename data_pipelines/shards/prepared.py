@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_pipelines.shards.formats import FORMATS
+from data_pipelines.shards.datatrove import Source
+from data_pipelines.shards.source import TokenSource
+
+FORMATS: dict[str, type[TokenSource]] = {"datatrove": Source}
+"""Readers of folders with a manifest. Shards that others wrote are read by the same one, once they have one: see
+data_pipelines/formats."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -16,7 +21,7 @@ class ShardSource:
     held_out: str | None = None
     """The same for validation; null leaves the source out of it."""
     format: str = "datatrove"
-    """How both are stored; `data_pipelines.tokenize` writes datatrove. The names are in shards/formats.py."""
+    """How both are stored; `data_pipelines.tokenize` writes datatrove. The names are in FORMATS."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_pipelines.shards.formats import FORMATS
-from data_pipelines.shards.prepared import Prepared, ShardSource
+from data_pipelines.shards.prepared import FORMATS, Prepared, ShardSource
 from data_pipelines.shards.source import TokenSource
 
 

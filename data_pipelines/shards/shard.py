@@ -25,6 +25,7 @@ from data_pipelines.shards.manifest import (
     TreeRecord,
     join,
 )
+from data_pipelines.shards.parquet_range import ParquetRange
 from data_pipelines.shards.storage import local_path, locate, patiently, read_local
 from data_pipelines.shards.tree import HASH, PAGE_BYTES, RECORD, level_bytes, page_hashes
 
@@ -192,7 +193,7 @@ class TreeReader:
         """The tokens of blocks first .. stop-1."""
         size, file = self._tree(s).block_bytes, self._files(s, TOKENS)
         start = first * size
-        data = file.read(start, min(stop * size, self._manifest.shards[s].files[TOKENS].bytes))
+        data = file.read(start, min(stop * size, self._manifest.shards[s].tokens * self._manifest.itemsize))
         expected = self._records(s, first, stop)["tokens"].tolist()
         for block, (at, hash_) in enumerate(zip(range(0, len(data), size), expected, strict=True), first):
             if xxhash.xxh3_64_intdigest(piece := data[at : at + size]) != hash_:
@@ -247,9 +248,12 @@ class TreeReader:
             raise self._files(s, HASHES).damaged(sum(below), sum(below) + size, "xxh3-128 of the top")
         return data
 
-    def _open(self, s: int, suffix: str) -> RangeFile:
+    def _open(self, s: int, suffix: str) -> RangeFile | ParquetRange:
         shard = self._manifest.shards[s]
-        return RangeFile(join(self._uri, shard.name + suffix), shard.files[suffix].bytes)
+        uri = join(self._uri, shard.file_name(suffix))
+        if shard.groups and suffix == TOKENS:
+            return ParquetRange(uri, self._manifest.stored, shard.tokens, shard.groups)
+        return RangeFile(uri, shard.files[suffix].bytes)
 
     def _tree(self, s: int) -> TreeRecord:
         tree = self._manifest.shards[s].tree
@@ -260,7 +264,7 @@ class TreeReader:
         return self._tree(s).block_bytes // self._manifest.itemsize
 
     def _num_blocks(self, s: int) -> int:
-        return -(-self._manifest.shards[s].files[TOKENS].bytes // self._tree(s).block_bytes)
+        return -(-self._manifest.shards[s].tokens * self._manifest.itemsize // self._tree(s).block_bytes)
 
 
 def _between(ends: np.ndarray, start: int, stop: int) -> np.ndarray:

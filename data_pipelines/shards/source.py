@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
 
 class TokenSource(ABC):
-    """The tokens of a folder as one sequence, numbered from 0. Extended once per format: shards/formats.py.
+    """The tokens of a folder as one sequence, numbered from 0. Extended once per layout: shards/prepared.py.
 
     Opening one checks what can be checked without reading tokens. Raises DataError with everything that is wrong.
     """

@@ -20,7 +20,7 @@ def ids_by_llama_cpp(gguf: Path, texts: Sequence[str]) -> list[list[int]]:
     if not gguf.is_file():
         raise ValueError(f"--gguf={gguf} does not exist; write one with python -m train.export --format gguf")
     if find_spec("xllamacpp") is None:
-        raise ValueError("--gguf asks llama.cpp, which is not installed; pip install xllamacpp")
+        raise ValueError("--gguf asks llama.cpp, not installed; pip install -c launch/constraints.txt -e '.[gguf]'")
     command = [sys.executable, "-m", "data_pipelines.tokenizer.llama_cpp", str(gguf)]
     done = subprocess.run(command, input=json.dumps(list(texts)), capture_output=True, text=True)
     if done.returncode:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 from torchtitan.components.tokenizer import BaseTokenizer
 
@@ -13,7 +15,7 @@ from data_pipelines.batches.record import DataRecord, differences, read_data_rec
 from data_pipelines.corpora.kinds import AnyData
 from data_pipelines.plan.budgets import fraction, largest_remainder
 from data_pipelines.plan.make_plan import continued, cut_at, make_plan, shared_windows
-from data_pipelines.plan.plan import Plan, PlanSource
+from data_pipelines.plan.plan import NEWEST, Plan, PlanSource
 from data_pipelines.shards.manifest import DataError
 from data_pipelines.shards.prepared import Prepared
 from data_pipelines.shards.source import TokenSource
@@ -31,20 +33,22 @@ def plan_of_run(run: Run, sources: Mapping[str, TokenSource]) -> Plan:
     A plan that differs behind the trained windows only, in what it skips, goes on by itself; one whose mix differs from
     now on does where data.edit=append says so. What else differs is refused later (check_same_text).
     """
-    plan = build_plan(run.data, sources, run.timeline, seed=run.seed)
+    build = partial(build_plan, run.data, sources, run.timeline, seed=run.seed)
     if not has_results(run.run_dir):
-        return plan
+        return build()
     try:
         record = read_data_record(run.run_dir)
-    except DataError:
-        return plan
+    except DataError:  # of a version that recorded none
+        return build(order=Order(1, run.schedule.batch[0].sequences))
     old, trained = record.plan, trained_windows(run, record)
+    build = partial(build, order=Order(old.algorithm, old.block))
+    plan = build()
     cuts = [p for p, phase in enumerate(old.phases) if phase.cut is not None]
     if cuts:  # edits that were made before are history
         past = replace(old, phases=old.phases[: cuts[-1] + 1], skips=())
-        plan = build_plan(run.data, sources, run.timeline, seed=run.seed, after=past)
+        plan = build(after=past)
     if shared_windows(old, plan) < trained and run.data.edit == "append":
-        plan = build_plan(run.data, sources, run.timeline, seed=run.seed, after=cut_at(old, trained))
+        plan = build(after=cut_at(old, trained))
     return continued(old, plan)
 
 
@@ -54,6 +58,13 @@ def trained_windows(run: Run, record: DataRecord) -> int:
     return record.ramp.windows(step).stop if step else 0
 
 
+class Order(NamedTuple):
+    """How the windows of a plan are put in order; see Plan."""
+
+    algorithm: int
+    block: int
+
+
 def build_plan(
     data: AnyData,
     sources: Mapping[str, TokenSource],
@@ -61,8 +72,13 @@ def build_plan(
     *,
     seed: int,
     after: Plan | None = None,
+    order: Order | None = None,
 ) -> Plan:
-    """Budgets from the timeline, weights from the data section, sizes from the shards. after: what comes first."""
+    """Budgets from the timeline, weights from the data section, sizes from the shards.
+
+    after: what comes first. order: that of the plan that the run was begun with; None for a new one.
+    """
+    order = order or Order(NEWEST, timeline.quantum)
     seq_len = timeline.seq_len
     plan_sources = [
         PlanSource(name=name, num_windows=source.num_windows(seq_len), fingerprint=source.manifest.fingerprint)
@@ -75,7 +91,8 @@ def build_plan(
         mix=data.mix,
         seed=seed,
         seq_len=seq_len,
-        block=timeline.schedule.batch[0].sequences,
+        block=order.block,
+        algorithm=order.algorithm,
         max_epochs=data.max_epochs,
         when_used_up=data.when_used_up,
         skips=data.skip,

@@ -36,6 +36,7 @@ COMMANDS = (
     "data_pipelines.verify",
     "data_pipelines.explain",
     "data_pipelines.diff",
+    "data_pipelines.index",
     "data_pipelines.audit",
     "data_pipelines.show",
     "launch.local",

@@ -11,8 +11,7 @@ from pydantic import TypeAdapter
 from data_pipelines.batches.held_out import HeldOutWindows
 from data_pipelines.corpora.shards import ShardsData
 from data_pipelines.explain import explain_window, step_digest
-from data_pipelines.shards.formats import FORMATS
-from data_pipelines.shards.prepared import Prepared, ShardSource
+from data_pipelines.shards.prepared import FORMATS, Prepared, ShardSource
 from data_pipelines.shards.source import Place, TokenSource
 from tests.data_pipelines.batches.test_loader import L, loader_of, plan_of
 from tests.data_pipelines.conftest import opened

@@ -80,7 +80,7 @@ def test_a_contradiction_is_named(
 def test_a_manifest_of_a_later_version_is_not_to_be_deleted(make_shards: MakeShards) -> None:
     uri = make_shards("s", [[5, 6, 1]])
     path = Path(uri) / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 3}))
-    with pytest.raises(DataError, match="has version 3, which a later version of this program wrote") as caught:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 4}))
+    with pytest.raises(DataError, match="has version 4, which a later version of this program wrote") as caught:
         Manifest.load(uri)
     assert "delete" not in str(caught.value)
