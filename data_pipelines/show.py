@@ -50,15 +50,16 @@ class Documents(NamedTuple):
 def mixture(plan: Plan) -> dict[str, list[float]]:
     """Source -> its share of each phase. Closed form."""
     return {
-        source.name: [phase.counts[k] / max(1, phase.num_windows) for phase in plan.phases]
+        source.name: [phase.counts[k] / max(1, sum(phase.counts)) for phase in plan.phases]
         for k, source in enumerate(plan.sources)
     }
 
 
 def epochs(plan: Plan) -> dict[str, list[float]]:
     """Source -> how often it has been read at the start and after each phase. Closed form."""
+    used_in = [plan.used_in(p) for p in range(len(plan.phases))]
     return {
-        source.name: [0.0, *(np.cumsum([phase.counts[k] for phase in plan.phases]) / source.num_windows).tolist()]
+        source.name: [0.0, *(np.cumsum([used[k] for used in used_in]) / source.num_windows).tolist()]
         for k, source in enumerate(plan.sources)
         if source.num_windows
     }
@@ -88,7 +89,9 @@ def draw(record: DataRecord, documents: dict[str, Documents], *, title: str, pat
     """Writes the picture as PNG; it is there whole or not at all."""
     plan = record.plan
     tokens = [edge * plan.seq_len for edge in (0, *np.cumsum([phase.num_windows for phase in plan.phases]).tolist())]
-    phases = {phase.name: edges for phase, edges in zip(plan.phases, pairwise(tokens), strict=True)}
+    phases: dict[str, tuple[int, int]] = {}
+    for phase, (start, end) in zip(plan.phases, pairwise(tokens), strict=True):  # an edit cuts one into parts
+        phases[phase.name] = (phases.get(phase.name, (start, end))[0], end)
     colors = dict(zip((source.name for source in plan.sources), cycle(COLORS), strict=False))
     with new_picture(2, 2, size=(13, 8), title=title, path=path, sharex=False) as panels:
         _draw_mixture(panels[0][0], plan, tokens, colors)

@@ -5,15 +5,30 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.batches.record import record_data
-from data_pipelines.plan.make_plan import make_plan
+from data_pipelines.plan.make_plan import cut_at, make_plan
 from data_pipelines.plan.plan import PlanSource
 from data_pipelines.plan.ramp import Ramp, Stage
 from data_pipelines.shards.prepared import Prepared, ShardSource
 from data_pipelines.show import epochs, look_at, main, mixture
 from tests.data_pipelines.batches.test_loader import TIMELINE, plan_of
 from tests.data_pipelines.conftest import MakeShards, opened
+from tests.data_pipelines.plan.test_edits import MIX
+from tests.data_pipelines.plan.test_edits import plan_of as edited_plan
 
 PNG = b"\x89PNG"
+
+
+def test_a_phase_that_an_edit_cuts_has_two_parts_of_the_mixture_and_one_name(
+    prepared: Prepared, tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    old = edited_plan()
+    plan = edited_plan(mix={**MIX, "first": {"a": 1, "b": 3}}, after=cut_at(old, 100))
+    assert mixture(plan)["a"] == [0.75, 0.25, 0.5]
+    assert epochs(plan)["a"] == [0.0, 90 / 250, 165 / 250, 315 / 250]  # 120 windows are used up by the 100 of the cut
+    ramp = Ramp(stages=(Stage(1, 0, 4),), num_windows=plan.num_windows)
+    record_data(tmp_path, plan, Prepared(tokenizer_dir=str(tokenizer_dir), sources={}), ramp)
+    assert main([str(tmp_path)]) == 0
+    assert (tmp_path / "data.png").read_bytes().startswith(PNG)
 
 
 @pytest.fixture

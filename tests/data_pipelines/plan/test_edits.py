@@ -115,6 +115,14 @@ def test_an_edit_of_an_edit_goes_on_from_both():
     assert not third.is_good_for(first.hash, 101)
 
 
+def test_the_same_edit_again_is_the_same_plan():
+    """As at every restart of a run that was edited."""
+    old = plan_of()
+    new = continued(old, plan_of(skips=[(100, 130)]))
+    assert continued(new, plan_of(skips=[(100, 130)])) == new
+    assert new.hash != old.hash
+
+
 def test_a_source_may_come_and_none_may_go():
     old = plan_of()
     sources = [*SOURCES, PlanSource(name="aa", num_windows=70)]
