@@ -21,6 +21,7 @@ if __name__ == "__main__":
 import hashlib
 import io
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -32,7 +33,7 @@ from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, RUN_EXIT, ConfigError, RunError, answers_errors
 from data_pipelines.base.files import room_in
 from data_pipelines.base.progress import progress_bar
-from data_pipelines.base.workers import run_in_workers
+from data_pipelines.base.workers import run_each
 from data_pipelines.formats import FORMATS
 from data_pipelines.formats.foreign import Foreign, Hints
 from data_pipelines.shards.manifest import (
@@ -83,7 +84,8 @@ def index(
             f"{out} has a manifest already; verify it (python -m data_pipelines.verify), or delete it first"
         )
     hints = Hints(eos_id=encoder.eos_id, vocab_size=encoder.vocab_size, dtype=dtype)
-    format, found = find(uri, hints, format)
+    names = names_in(uri)
+    format, found = find(uri, names, hints, format)
     if len(kinds := {shard.dtype for shard in found}) > 1:
         raise ValueError(
             f"{uri}: ids of types {', '.join(sorted(kinds))}; put each into a folder, as a source of its own"
@@ -99,41 +101,44 @@ def index(
             records[record.name] = record
             bar.update(record.tokens * np.dtype(found[0].dtype).itemsize)
 
-        jobs = {join(uri, shard.tokens_in): shard.name for shard in found}
-        run = partial(index_shard, settings=settings)
-        if workers == 1 or len(jobs) == 1:
-            for label, name in jobs.items():
-                done(label, run(name))
-        else:
-            run_in_workers(run, jobs, done, workers=min(workers, len(jobs)), start=_nothing)
+        jobs = {join(uri, shard.tokens_in): (shard.name, _beginning(f"{shard.name}.", names)) for shard in found}
+        run_each(partial(index_shard, settings=settings), jobs, done, workers=workers)
     shards = tuple(records[shard.name] for shard in found)
     manifest = Manifest(version=3, dtype=found[0].dtype, eos_id=encoder.eos_id, tokenizer=encoder.hash, shards=shards)
     manifest.save(out)
     return manifest
 
 
-def find(uri: str, hints: Hints, format: str | None) -> tuple[str, list[Foreign]]:
-    """(format, its shards in the folder `uri`). Raises ValueError where there are none, or of several formats."""
+def names_in(uri: str) -> list[str]:
+    """What lies in the folder `uri`, sorted. Raises ValueError where it is none."""
     fs, folder = locate(uri)
     if not fs.isdir(folder):
         raise ValueError(f"{uri} is no folder; name the one that the shards lie in")
-    names = [path.rstrip("/").rpartition("/")[2] for path in fs.ls(folder, detail=False)]
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in fs.ls(folder, detail=False))
+
+
+def find(uri: str, names: list[str], hints: Hints, format: str | None) -> tuple[str, list[Foreign]]:
+    """(format, its shards among the files `names` of the folder `uri`). Raises ValueError where there are none, or of
+    several formats."""
+    fs, folder = locate(uri)
     formats = {name: FORMATS[name](fs, folder, names, hints) for name in ([format] if format else FORMATS)}
-    there = {name: shards for name, shards in formats.items() if shards}
-    if len(there) != 1:
+    found = {name: shards for name, shards in formats.items() if shards}
+    if len(found) != 1:
         what = (
-            f"shards of several formats ({', '.join(there)}); choose one by --format"
-            if there
+            f"shards of several formats ({', '.join(found)}); choose one by --format"
+            if found
             else (f"no shards of {format or 'any format that is read: ' + ', '.join(FORMATS)}")
         )
         raise ValueError(f"{uri} has {what}")
-    return next(iter(there.items()))
+    return next(iter(found.items()))
 
 
-def index_shard(name: str, *, settings: Settings) -> ShardRecord:
-    """Reads a shard from one end to the other; writes the ends of its documents, where they are not there, and its
-    tree of hashes."""
-    (shard,) = (one for one in find(settings.uri, settings.hints, settings.format)[1] if one.name == name)
+def index_shard(job: tuple[str, list[str]], *, settings: Settings) -> ShardRecord:
+    """Reads a shard from one end to the other; writes the ends of its documents, where they are not there, and its tree
+    of hashes. job: its name, and its files in the folder."""
+    name, files = job
+    fs, folder = locate(settings.uri)
+    (shard,) = (one for one in FORMATS[settings.format](fs, folder, files, settings.hints) if one.name == name)
     uri, dtype = join(settings.uri, shard.tokens_in), np.dtype(shard.dtype).newbyteorder("<")
     num_bytes = shard.num_tokens * dtype.itemsize
     tokens = ParquetRange(uri, dtype, shard.num_tokens, shard.groups) if shard.groups else RangeFile(uri, num_bytes)
@@ -171,6 +176,11 @@ def index_shard(name: str, *, settings: Settings) -> ShardRecord:
         tokens_in=shard.tokens_in if settings.out == settings.uri else uri,
         groups=shard.groups,
     )
+
+
+def _beginning(prefix: str, names: list[str]) -> list[str]:
+    """Those of the sorted `names` that begin so: a folder may have tens of thousands."""
+    return names[bisect_left(names, prefix) : bisect_left(names, prefix + "\U0010ffff")]
 
 
 class _Ends(NamedTuple):
@@ -216,10 +226,6 @@ def _sha256(file: RangeFile) -> FileRecord:
         sha256.update(piece)
         size += len(piece)
     return FileRecord(bytes=size, sha256=sha256.hexdigest())
-
-
-def _nothing() -> None:
-    """A process needs no preparation."""
 
 
 @answers_errors({ConfigError: CONFIG_EXIT, ValueError: CONFIG_EXIT, OSError: CONFIG_EXIT, RunError: RUN_EXIT})

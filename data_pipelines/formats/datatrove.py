@@ -16,19 +16,19 @@ from data_pipelines.shards.writer import token_dtype
 def find_datatrove(fs: Any, folder: str, names: list[str], hints: Hints) -> list[Foreign]:
     found = []
     for file in sorted(name for name in names if name.endswith(TOKENS)):
-        path = join(folder, file)
+        path, name = join(folder, file), file.removesuffix(TOKENS)
+        index = join(folder, name + ENDS)
         dtype = _dtype(fs, path, hints)
         num_tokens = whole_tokens(fs.size(path), np.dtype(dtype).itemsize, path)
-        if f"{file}.index" not in names:
-            raise ValueError(f"{path}.index is missing: without it nobody knows where documents end")
+        if name + ENDS not in names:
+            raise ValueError(f"{index} is missing: without it nobody knows where documents end")
 
-        def ends(path: str = path, num_tokens: int = num_tokens) -> Iterator[np.ndarray]:
-            content = fs.cat_file(path + ".index")
-            whole_tokens(len(content), 8, path + ".index")
-            yield checked_ends(np.frombuffer(content, "<u8").astype(np.int64), num_tokens, path + ".index")
+        def ends(index: str = index, num_tokens: int = num_tokens) -> Iterator[np.ndarray]:
+            content = fs.cat_file(index)
+            whole_tokens(len(content), 8, index)
+            yield checked_ends(np.frombuffer(content, "<u8").astype(np.int64), num_tokens, index)
 
-        name = file.removesuffix(TOKENS)
-        found.append(Foreign(name=name, tokens_in=name + TOKENS, dtype=dtype, num_tokens=num_tokens, ends=ends))
+        found.append(Foreign(name=name, tokens_in=file, dtype=dtype, num_tokens=num_tokens, ends=ends))
     return found
 
 
@@ -46,6 +46,3 @@ def _dtype(fs: Any, path: str, hints: Hints) -> TokenType:
                 raise ValueError(f"{path}.metadata: ids of {size} bytes; 2 and 4 are read")
             return sizes[size]
     return hints.dtype or token_dtype(hints.vocab_size)
-
-
-assert ENDS == TOKENS + ".index"

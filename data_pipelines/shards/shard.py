@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, lru_cache, partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import xxhash
@@ -25,9 +25,11 @@ from data_pipelines.shards.manifest import (
     TreeRecord,
     join,
 )
-from data_pipelines.shards.parquet_range import ParquetRange
 from data_pipelines.shards.storage import local_path, locate, patiently, read_local
 from data_pipelines.shards.tree import HASH, PAGE_BYTES, RECORD, level_bytes, page_hashes
+
+if TYPE_CHECKING:
+    from data_pipelines.shards.parquet_range import ParquetRange
 
 PIECE_BYTES = 16 * 2**20
 """Read at a time where a file is read from one end to the other."""
@@ -252,6 +254,8 @@ class TreeReader:
         shard = self._manifest.shards[s]
         uri = join(self._uri, shard.file_name(suffix))
         if shard.groups and suffix == TOKENS:
+            from data_pipelines.shards.parquet_range import ParquetRange  # pyarrow: not for every start
+
             return ParquetRange(uri, self._manifest.stored, shard.tokens, shard.groups)
         return RangeFile(uri, shard.files[suffix].bytes)
 

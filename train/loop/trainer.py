@@ -119,7 +119,7 @@ class Trainer(titan.Trainer):
         self.sinks: Sinks | None = None
         self.pulse = Pulse()
         self.stopwatch = Stopwatch(on_part=self.pulse.enter)
-        self.checkpointer.on_save = partial(self.pulse.enter, "checkpoint")
+        self.checkpointer.on_save = self._on_save
         self.checkpointer.on_load = self._on_load
         self.checkpointer.beside[MANIFEST] = rules_text(self.optimizers.rules)
         self.local_work = LocalWork(self.device)
@@ -145,6 +145,10 @@ class Trainer(titan.Trainer):
         return HeldOut(
             config.held_out, loss=self.loss_fn, batch_mesh=self.batch_mesh, batch=config.training.local_batch_size
         )
+
+    def _on_save(self) -> None:
+        self.pulse.enter("checkpoint")
+        self.checkpointer.beside[ACCOUNT] = self.account.text
 
     def _on_load(self, checkpoint: Path) -> None:
         check_same_rules(checkpoint, rules=self.optimizers.rules)
@@ -289,7 +293,6 @@ class Trainer(titan.Trainer):
         """Writes the row of the step, before a checkpoint is saved: no checkpoint is ahead of its rows."""
         assert self.sinks is not None
         self.account = self.account.add(step.number, totals.digest, totals.tokens, self.dataloader.next_window)
-        self.checkpointer.beside[ACCOUNT] = self.account.text
         row = make_row(
             step,
             totals,
