@@ -25,7 +25,7 @@ from pathlib import Path
 from data_pipelines.base.command import command_parser, run_command
 from data_pipelines.base.errors import CONFIG_EXIT, DAMAGE_EXIT, RUN_EXIT, RunError, answers_errors
 from data_pipelines.base.progress import progress_bar
-from data_pipelines.base.workers import run_in_workers
+from data_pipelines.base.workers import run_each
 from data_pipelines.batches.account import START, Account, account_problems, link, read_account
 from data_pipelines.batches.record import DataRecord, read_data_record
 from data_pipelines.batches.rows import DataRow, data_rows
@@ -150,16 +150,8 @@ def _read_all(run_dir: Path, steps: range, workers: int) -> dict[int, str]:
             digests.update(found)
             bar.update(len(found))
 
-        if workers == 1 or len(items) == 1:
-            for name, chunk in items.items():
-                done(name, digests_of(chunk))
-        else:
-            run_in_workers(digests_of, items, done, workers=min(workers, len(items)), start=_nothing)
+        run_each(digests_of, items, done, workers=workers)
     return digests
-
-
-def _nothing() -> None:
-    """Workers open the run when they get their first steps."""
 
 
 def _count(text: str) -> int:

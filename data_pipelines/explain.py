@@ -55,13 +55,18 @@ def open_sources(record: DataRecord) -> dict[str, TokenSource]:
     return sources
 
 
+def document_edges(source: TokenSource, index: int, seq_len: int) -> list[int]:
+    """Where the documents of a window begin and end, counted from its start: 0, ..., seq_len."""
+    inside = source.window_edges(index, seq_len)
+    return [0, *inside[inside < seq_len].tolist(), seq_len]
+
+
 def explain_window(plan: Plan, sources: Mapping[str, TokenSource], g: int) -> Iterator[str]:
     """Lines on global window `g`: a line for the window, then one for each document in it."""
     window = plan.window(g)
     source, start = sources[window.source], window.index * plan.seq_len
+    edges = document_edges(source, window.index, plan.seq_len)
     yield f"window {g:,}: {window.phase}, {window.source}, epoch {window.epoch}, index {window.index:,}"
-    inside = source.window_edges(window.index, plan.seq_len)
-    edges = [0, *inside[inside < plan.seq_len].tolist(), plan.seq_len]
     for first, end in pairwise(edges):
         place = source.place(start + first)
         yield f"  {end - first:6,} tokens  {place.name}  (shard {place.shard}, document {place.document:,})"
@@ -78,8 +83,7 @@ def explain_text(plan: Plan, sources: Mapping[str, TokenSource], g: int, encoder
     window = plan.window(g)
     source = sources[window.source]
     tokens = source.window(window.index, plan.seq_len)[: plan.seq_len]
-    inside = source.window_edges(window.index, plan.seq_len)
-    edges = [0, *inside[inside < plan.seq_len].tolist(), plan.seq_len]
+    edges = document_edges(source, window.index, plan.seq_len)
     start = window.index * plan.seq_len
     begins_inside = start > 0 and not len(source.document_ends(start - 1, start + 1))
     ends_inside = not len(source.document_ends(start + plan.seq_len - 1, start + plan.seq_len + 1))

@@ -20,6 +20,26 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def _nothing() -> None:
+    """Most workers need no preparation."""
+
+
+def run_each(
+    job: Callable[[Item], Result],
+    items: Mapping[str, Item],
+    done: Callable[[str, Result], object],
+    *,
+    workers: int,
+    start: Callable[[], None] = _nothing,
+) -> None:
+    """As run_in_workers, with no more processes than items; where one would do, in this one, and without `start`."""
+    if workers == 1 or len(items) <= 1:
+        for name, item in items.items():
+            done(name, job(item))
+    else:
+        run_in_workers(job, items, done, workers=min(workers, len(items)), start=start)
+
+
 def run_in_workers(
     job: Callable[[Item], Result],
     items: Mapping[str, Item],

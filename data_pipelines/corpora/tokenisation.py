@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from data_pipelines.base.progress import progress_bar
-from data_pipelines.base.workers import run_in_workers
+from data_pipelines.base.workers import run_each
 from data_pipelines.corpora.jobs import PIECES_IN_SHARD, Job, jobs_of
 from data_pipelines.corpora.tokenized import write_manifest, write_shards
 from data_pipelines.documents import Document
@@ -101,7 +101,8 @@ def _work(jobs: list[Job], finished: dict[str, Finished], settings: Settings, ba
     """Does the jobs that are not in `finished`, and puts them there."""
     to_do = {f"{job} (shard {job.shard})": job for job in jobs if job.shard not in finished}
     workers = min(settings.workers, len(to_do)) or 1
-    run = partial(_do, settings=settings, backend=backend, threads=max(1, settings.workers // workers))
+    threads = max(1, settings.workers // workers)
+    run = partial(_do, settings=settings, backend=backend, threads=threads)
     counters = _Counters(get_context("spawn").Value("q"), get_context("spawn").Value("q"))
 
     def done(_: str, one: Finished) -> None:
@@ -113,14 +114,8 @@ def _work(jobs: list[Job], finished: dict[str, Finished], settings: Settings, ba
         progress_bar(total=total, initial=kept, desc="tokenise", unit="B", unit_scale=True, unit_divisor=1000) as bar,
         _shown(bar, counters),
     ):
-        if workers == 1:
-            _count_on(counters)
-            for label, job in to_do.items():
-                done(label, run(job))
-        else:
-            run_in_workers(
-                run, to_do, done, workers=workers, start=partial(_begin_worker, settings.workers // workers, counters)
-            )
+        _count_on(counters)  # where the jobs are done in this process
+        run_each(run, to_do, done, workers=workers, start=partial(_begin_worker, threads, counters))
 
 
 class _Counters(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from data_pipelines.shards.manifest import HASHES, TOKENS, ShardRecord, join
+from data_pipelines.shards.manifest import ENDS, HASHES, NAMES, TOKENS, ShardRecord, join
 from data_pipelines.shards.storage import local_path, locate
 
 SUFFIX = ".finished.json"
@@ -94,6 +94,6 @@ def forget_finished(uri: str, *, keep: set[str]) -> None:
         if (
             name == BEGUN
             or SUFFIX in name
-            or (name.partition(".")[0] not in keep and name.endswith((TOKENS, ".ds.index", ".ds.names", HASHES)))
+            or (name.partition(".")[0] not in keep and name.endswith((TOKENS, ENDS, NAMES, HASHES)))
         ):
             fs.rm_file(path)

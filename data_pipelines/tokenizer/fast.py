@@ -2,7 +2,7 @@
 
 `tokenizers` cuts a text by one rule after the other, each inside of what the rules before it left; tiktoken cuts once,
 by one expression. What stands here is worked out for three ways of cutting: GPT-2's, one Split by an expression of its
-own (Llama 3, Qwen), and Trinity's. Whether the ids are the same is not believed: `differences` compares them on a
+own (Llama 3, Qwen), and Trinity's. Whether the ids are the same is not believed: `difference` compares them on a
 sample of the very text, and tokenisation goes by `tokenizers` where one differs.
 """
 
@@ -140,8 +140,7 @@ def _expression(description: dict[str, Any]) -> str:
         return TRINITY_CUTS
     if len(rules) != 1:
         raise NotFastError("its rules are several, and not Trinity's")
-    rule = rules[0]
-    return _with_rest(rule)
+    return _with_rest(rules[0])
 
 
 def _is_isolating(split: dict[str, Any]) -> bool:

@@ -37,10 +37,11 @@ def _main(path: str) -> None:
     params.model.path, params.n_ctx, params.n_parallel, params.n_gpu_layers = path, 64, 1, 0
     params.warmup, params.fit_params, params.verbosity = False, False, -1
     server = api.Server(params)
-    print(json.dumps([_ids(server, text) for text in json.load(sys.stdin)]))
+    print(json.dumps([ids_of(server, text) for text in json.load(sys.stdin)]))
 
 
-def _ids(server: Any, text: str) -> list[int]:
+def ids_of(server: Any, text: str) -> list[int]:
+    """The ids of a text by a server of xllamacpp."""
     body = json.dumps({"content": text, "add_special": True, "parse_special": False}).encode()
     request = Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
     with urlopen(request) as answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,18 @@ def documents(num_tokens: int) -> Iterator[np.ndarray]:
         ids[-1] = EOS
         made += size
         yield ids
+
+
+def answer(write: Callable[[Path, int], object], measure: Callable[[Path, int, str], float]) -> None:
+    """What __main__ asks a contender for: VERB FOLDER NUMBER CORES. `write` gets the size of the corpus; every other
+    verb is one of `measure`, which gets the number of workers, and is answered in tokens a second."""
+    _, verb, where, number, cores = sys.argv
+    if verb == "write":
+        write(Path(where), int(number))
+    else:
+        use_cores(int(cores))
+        warm(Path(where))
+        print(measure(Path(where), int(number), verb))
 
 
 def tokens_per_second(batches: Iterable[Any], labels_of: Callable[[Any], Any]) -> float:

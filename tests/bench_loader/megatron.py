@@ -3,7 +3,6 @@ mostly run it, masks no documents."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 from megatron.core.datasets.utils import Split  # type: ignore[import-not-found]
 from torch.utils.data import DataLoader
 
-from tests.bench_loader.corpus import BATCH, EOS, SEQ_LEN, VOCAB_SIZE, documents, tokens_per_second, use_cores, warm
+from tests.bench_loader.corpus import BATCH, EOS, SEQ_LEN, VOCAB_SIZE, answer, documents, tokens_per_second
 
 
 def write(folder: Path, num_tokens: int) -> None:
@@ -25,7 +24,8 @@ def write(folder: Path, num_tokens: int) -> None:
     builder.finalize(str(folder / "web.idx"))
 
 
-def measure(folder: Path, workers: int, masks: bool) -> float:
+def measure(folder: Path, workers: int, verb: str) -> float:
+    masks = verb == "masked"
     prefix = str(folder / "web")
     tokens = IndexedDataset(prefix, multimodal=False, mmap=True)
     config = GPTDatasetConfig(
@@ -48,10 +48,4 @@ def measure(folder: Path, workers: int, masks: bool) -> float:
 
 
 if __name__ == "__main__":
-    _, verb, where, number, cores = sys.argv
-    if verb == "write":
-        write(Path(where), int(number))
-    else:
-        use_cores(int(cores))
-        warm(Path(where))
-        print(measure(Path(where), int(number), masks=verb == "masked"))
+    answer(write, measure)

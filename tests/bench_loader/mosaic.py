@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from tests.bench_loader.corpus import BATCH, SEQ_LEN, documents, tokens_per_second, use_cores, warm
+from tests.bench_loader.corpus import BATCH, SEQ_LEN, answer, documents, tokens_per_second
 
 
 def stand_in(name: str, **names: object) -> None:
@@ -42,17 +42,11 @@ def collate(rows: list[dict[str, np.ndarray]]) -> tuple[torch.Tensor, torch.Tens
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
-def measure(folder: Path, workers: int) -> float:
+def measure(folder: Path, workers: int, verb: str) -> float:
     dataset = StreamingDataset(local=str(folder), batch_size=BATCH, shuffle=True, validate_hash="xxh64")
     loader = DataLoader(dataset, BATCH, num_workers=workers, collate_fn=collate)
     return tokens_per_second(loader, lambda batch: batch[1])
 
 
 if __name__ == "__main__":
-    _, verb, where, number, cores = sys.argv
-    if verb == "write":
-        write(Path(where), int(number))
-    else:
-        use_cores(int(cores))
-        warm(Path(where))
-        print(measure(Path(where), int(number)))
+    answer(write, measure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from data_pipelines.batches.loader import PlanLoader
@@ -12,7 +11,7 @@ from data_pipelines.shards.manifest import Manifest
 from data_pipelines.shards.prepared import ShardSource
 from data_pipelines.shards.reader import open_part
 from data_pipelines.shards.writer import ShardWriter
-from tests.bench_loader.corpus import BATCH, EOS, SEQ_LEN, VOCAB_SIZE, documents, tokens_per_second, use_cores, warm
+from tests.bench_loader.corpus import BATCH, EOS, SEQ_LEN, VOCAB_SIZE, answer, documents, tokens_per_second
 
 
 def write(folder: Path, num_tokens: int) -> None:
@@ -22,7 +21,7 @@ def write(folder: Path, num_tokens: int) -> None:
     Manifest(dtype="uint16", eos_id=EOS, tokenizer="none", shards=(writer.record,)).save(str(folder))
 
 
-def measure(folder: Path, readers: int) -> float:
+def measure(folder: Path, readers: int, verb: str) -> float:
     source = open_part(ShardSource(train=str(folder)), str(folder))
     windows = source.num_windows(SEQ_LEN)
     plan = make_plan(
@@ -39,10 +38,4 @@ def measure(folder: Path, readers: int) -> float:
 
 
 if __name__ == "__main__":
-    _, verb, where, number, cores = sys.argv
-    if verb == "write":
-        write(Path(where), int(number))
-    else:
-        use_cores(int(cores))
-        warm(Path(where))
-        print(measure(Path(where), int(number)))
+    answer(write, measure)

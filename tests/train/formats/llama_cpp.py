@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+
+from data_pipelines.tokenizer.llama_cpp import ids_of
 
 TIMEOUT_S = 60.0  # a small file takes 1 s
 
@@ -31,7 +32,7 @@ def main(path: str) -> None:
     requests = json.load(sys.stdin)
     server = _server(path)
     log_probs = [_log_probs(server, prompt) for prompt in requests["prompts"]]
-    print(json.dumps({"log_probs": log_probs, "ids": [_ids(server, text) for text in requests["texts"]]}))
+    print(json.dumps({"log_probs": log_probs, "ids": [ids_of(server, text) for text in requests["texts"]]}))
 
 
 def _server(path: str) -> Any:
@@ -53,13 +54,6 @@ def _log_probs(server: Any, prompt: list[int]) -> list[float]:
     (content,) = server.handle_completions(request)["choices"][0]["logprobs"]["content"]
     by_id = {entry["id"]: entry["logprob"] for entry in content["top_logprobs"]}
     return [by_id[token_id] for token_id in range(len(by_id))]
-
-
-def _ids(server: Any, text: str) -> list[int]:
-    body = json.dumps({"content": text, "add_special": True, "parse_special": False}).encode()
-    request = Request(f"{server.listening_address}/tokenize", body, {"Content-Type": "application/json"})
-    with urlopen(request) as answer:
-        return json.load(answer)["tokens"]
 
 
 if __name__ == "__main__":
